@@ -1,0 +1,48 @@
+"""An answer, and how it came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stores.records import Hit
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the router decided: the route, the facts that govern, and all that it looked at."""
+
+    route: str
+    governing: tuple[Hit, ...] = ()
+    candidates: tuple[Hit, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The text, the route that made it, and the decision behind it."""
+
+    text: str
+    route: str
+    facts: tuple[Hit, ...]
+    candidates: tuple[Hit, ...]
+    timings_ms: dict[str, float]
+    generation: int = 0
+    prompt: str = ""
+
+    def to_dict(self, explain: bool = False) -> dict[str, Any]:
+        """The object that `ask --json` prints."""
+        found = {
+            "answer": self.text,
+            "route": self.route,
+            "facts": [_row(hit) for hit in self.facts],
+            "generation": self.generation,
+            "timings_ms": {key: round(value, 2) for key, value in self.timings_ms.items()},
+        }
+        if explain:
+            found |= {"candidates": [_row(hit) | {"similarity": round(hit.similarity, 4)} for hit in self.candidates], "prompt": self.prompt}
+        return found
+
+
+def _row(hit: Hit) -> dict[str, Any]:
+    return {"id": hit.fact.id, "statement": hit.fact.statement, "score": round(hit.score, 4)}

@@ -1,0 +1,215 @@
+"""What a short cue means: `"Australia capital"`, `"capital of Australia"`, `"Who is the CEO of Apple?"`.
+
+The lexicon's phrasings are tried first, then its names, then general patterns. The subject's span is always
+known afterwards: the prompt has one `{}` for it. Nothing is guessed silently; what fails says what to type.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hybrid.lexicon import SUBJECT, Relation, fill, relations
+from stores.errors import CueError
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A cue, understood: the prompt has one `{}` for the subject and stops where the target follows."""
+
+    subject: str
+    relation: str
+    prompt: str
+    questions: tuple[str, ...] = ()
+
+
+ARTICLES = re.compile(r"^(the|a|an)\s+", re.IGNORECASE)
+QUESTION = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?:the\s+)?(?P<rel>.+?)\s+(?:of|for|in)\s+(?P<subj>.+?)\s*\?$", re.I)
+OWNED = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?P<subj>.+?)(?:'s|'|’s|’)\s+(?P<rel>.+?)\s*\?$", re.I)
+NOUN_OF = re.compile(r"^(?:the\s+)?(?P<rel>[a-z][\w /-]*?)\s+(?:of|for|at|in)\s+(?P<subj>.+?)(?:\s+(?:is|are|was|were|equals))?\s*:?$", re.I)
+POSSESSIVE = re.compile(r"^(?P<subj>.+?)(?:'s|’s|s')\s+(?P<rel>.+?)(?:\s+(?:is|are|was|were))?\s*:?$", re.I)
+LEADING_NAME = re.compile(r"^(?P<subj>(?:(?:The|[A-ZÀ-Þ0-9][\w.&'’-]*)\s+)(?:(?:[A-ZÀ-Þ0-9][\w.&'’-]*|of|the|and|de|la|von|van|der)\s+)*?)(?P<rest>[a-z,].*)$")
+FUNCTION_WORDS = {"the", "a", "an", "of", "and", "is", "was", "it", "this", "that", "who", "what", "where", "when", "which", "how", "why"}
+
+
+def understand(cue: str, *, subject: str | None = None, relation: str | None = None) -> Understood:
+    """Find the subject, the relation and a prompt in a cue.
+
+    Args:
+        cue: a short cue, a question, a prompt with `{}`, or a sentence that stops before the target.
+        subject: overrides what would be found; it must occur in the cue unless the cue has `{}`.
+        relation: overrides the relation: a name in the lexicon (its phrasing is used), or any other words.
+    Raises:
+        CueError: saying what was not understood, and what to type instead.
+    """
+    cue = " ".join(cue.split())
+    if not cue:
+        raise CueError('the cue is empty; try `hybrid add-fact "Australia capital" Canberra`')
+    if subject is not None:
+        subject = " ".join(subject.split())
+        if not subject:
+            raise CueError("the subject is empty; leave --subject out, or name it")
+    if cue.count(SUBJECT) > 1:
+        raise CueError(f"{cue!r} has more than one {{}}; a prompt has one, for the subject")
+    if SUBJECT in cue:
+        if subject is None:
+            raise CueError(f"{cue!r} is a prompt with {{}}; say whom it is about with --subject")
+        return _from_template(cue, subject, relation)
+    if relation is not None:
+        return _with_relation(cue, subject, relation)
+    if subject is not None:
+        at = cue.lower().find(subject.lower())
+        if at < 0:
+            raise CueError(f"the subject {subject!r} does not occur in {cue!r}; put {{}} where it belongs")
+        template = cue[:at] + SUBJECT + cue[at + len(subject) :]
+        known = understand_known(cue)
+        if known is not None and known.subject.lower() == subject.lower():
+            return known
+        return _from_template(template, cue[at : at + len(subject)], None)
+    return understand_known(cue) or _general(cue) or _give_up(cue)
+
+
+def understand_known(cue: str) -> Understood | None:
+    """What the lexicon makes of a cue, if anything: its phrasings, then its names."""
+    return _by_phrasing(cue) or _by_name(cue)
+
+
+# -- through the lexicon ---------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, Relation]:
+    """Names and synonyms in lower case; a relation's own name wins over another's synonym."""
+    found: dict[str, Relation] = {}
+    for relation in relations().values():
+        for name in relation.synonyms:
+            found.setdefault(name.casefold(), relation)
+    return found | {relation.name.casefold(): relation for relation in relations().values()}
+
+
+@lru_cache(maxsize=1)
+def _phrasings() -> dict[str, list[tuple[str, str, Relation]]]:
+    """(before, after, relation) of every phrasing, by the last word of the longer fixed part, for a quick look-up."""
+    table: dict[str, list[tuple[str, str, Relation]]] = defaultdict(list)
+    for relation in relations().values():
+        for template in (*relation.statements, *relation.held_out_statements, *relation.questions, *relation.held_out_questions):
+            before, _, after = template.rstrip("?").casefold().partition(SUBJECT)
+            words = re.findall(r"\w+", before + " " + after)
+            if len([w for w in words if w not in FUNCTION_WORDS]) >= 1 and (len(words) > 1 or len(words[0]) > 5):
+                table[max(words, key=len)].append((before, after, relation))
+    return table
+
+
+def _by_phrasing(cue: str) -> Understood | None:
+    text = cue.rstrip(" ?:").replace("’", "'")
+    folded = text.casefold()
+    best: tuple[int, str, Relation] | None = None
+    for word in set(re.findall(r"\w+", folded)):
+        for before, after, relation in _phrasings().get(word, ()):
+            if folded.startswith(before) and folded.endswith(after.rstrip()) and len(folded) > len(before) + len(after):
+                subject = text[len(before) : len(text) - len(after.rstrip())].strip()
+                fixed = len(before) + len(after)
+                if subject and _could_be_subject(subject) and (best is None or fixed > best[0]):
+                    best = (fixed, subject, relation)
+    return _of(best[2], best[1]) if best else None
+
+
+def _could_be_subject(text: str) -> bool:
+    """A name, not the rest of a sentence: no question word, no verb at its end."""
+    words = text.casefold().split()
+    return words[-1] not in FUNCTION_WORDS and words[0] not in {"who", "what", "where", "which", "when", "of"} and len(words) <= 10
+
+
+def _by_name(cue: str) -> Understood | None:
+    text = cue.rstrip(" ?:").replace("’", "'")
+    for pattern in (QUESTION, OWNED, NOUN_OF, POSSESSIVE):
+        match = pattern.match(cue.replace("’", "'") if pattern in (QUESTION, OWNED) else text)
+        if match:
+            relation = _names().get(ARTICLES.sub("", match["rel"].strip()).casefold())
+            if relation is not None:
+                return _of(relation, match["subj"].strip())
+    folded = text.casefold()
+    names = sorted(_names().items(), key=lambda item: -len(item[0]))
+    for name, relation in names:  # "Australia capital", "capital Australia"
+        if folded.endswith(" " + name) or folded.endswith(", " + name):
+            subject = text[: -len(name)].rstrip(" ,")
+            if _could_be_subject(subject):
+                return _of(relation, subject)
+    for name, relation in names:
+        if folded.startswith(name + " ") and text[len(name) + 1 : len(name) + 2].isupper() and _could_be_subject(text[len(name) + 1 :]):
+            return _of(relation, text[len(name) + 1 :])
+    return None
+
+
+def _of(relation: Relation, subject: str) -> Understood:
+    return Understood(subject, relation.name, relation.statements[0], tuple(fill(q, subject) for q in relation.questions[:2]))
+
+
+def _with_relation(cue: str, subject: str | None, relation: str) -> Understood:
+    """The relation is given: the rest of the cue is the subject."""
+    found = _names().get(relation.casefold())
+    if subject is None:
+        subject = ARTICLES.sub("", cue)
+        for name in (relation, *(found.names if found else ())):
+            subject = re.sub(rf"\b{re.escape(name)}\b( of)?", " ", subject, flags=re.I)
+        subject = " ".join(subject.split()).removesuffix("'s").strip()
+        if not subject:
+            raise CueError(f"{cue!r} holds no subject beside the relation {relation!r}; name it with --subject")
+    if found:
+        return _of(found, subject)
+    return Understood(subject, relation, f"The {relation} of {SUBJECT} is")
+
+
+def _from_template(template: str, subject: str, relation: str | None) -> Understood:
+    """A prompt with `{}`: the relation is the lexicon's if it knows the phrasing."""
+    known = understand_known(fill(template, subject))
+    if relation is not None:
+        named = _names().get(relation.casefold())
+        return Understood(subject, named.name if named else relation, template)
+    if known is not None and known.subject.casefold() == subject.casefold():
+        return Understood(subject, known.relation, template, known.questions)
+    words = template.replace(SUBJECT, " ").casefold()
+    return Understood(subject, " ".join(re.findall(r"\w+", words)) or "is", template)
+
+
+# -- beyond the lexicon ----------------------------------------------------------------------
+
+
+def _general(cue: str) -> Understood | None:
+    plain = cue.replace("’", "'")
+    for pattern in (OWNED, QUESTION, POSSESSIVE, NOUN_OF):
+        match = pattern.match(plain if pattern in (OWNED, QUESTION) else plain.rstrip(" :"))
+        if match and not plain.endswith("?") or match and pattern in (OWNED, QUESTION):
+            relation, subject = ARTICLES.sub("", match["rel"].strip()), match["subj"].strip()
+            if relation and subject and _could_be_subject(subject) and len(relation.split()) <= 6:
+                return Understood(subject, relation.casefold(), f"The {relation} of {SUBJECT} is")
+    if plain.endswith("?"):  # a question of another shape: its capitalised words are the subject
+        names = re.findall(r"(?:[A-ZÀ-Þ0-9][\w.&'-]*(?:\s+(?:of|the|and|de|la|von|van)\s+(?=[A-ZÀ-Þ]))?\s*)+", plain[1:])
+        if names:
+            subject = max(names, key=len).strip().rstrip("?").removesuffix("'s")
+            template = plain.replace(subject, SUBJECT, 1)
+            return Understood(subject, " ".join(re.findall(r"\w+", template.replace(SUBJECT, " ").casefold())), template)
+        return None
+    match = LEADING_NAME.match(plain)
+    if match and len(match["rest"].split()) >= 1:
+        subject = match["subj"].strip().rstrip(",")
+        rest = plain[len(match["subj"].rstrip()) :]
+        if len(rest.split()) >= 2 or rest.strip() in {"is", "was"}:
+            return Understood(subject, " ".join(re.findall(r"\w+", rest.casefold())), SUBJECT + rest)
+        noun = rest.strip()
+        return Understood(subject, noun.casefold(), f"The {noun} of {SUBJECT} is")
+    return None
+
+
+def _give_up(cue: str) -> Understood:
+    words = re.findall(r"[\w'-]+", cue.casefold())
+    phrases = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
+    near = [name for phrase in phrases for name in difflib.get_close_matches(phrase, _names(), n=2, cutoff=0.75)]
+    hint = f"did you mean the {' or the '.join(dict.fromkeys(near[:3]))} of somebody or something? " if near else ""
+    raise CueError(
+        f"{cue!r} was not understood; {hint}try \"SUBJECT RELATION\" (Australia capital), \"RELATION of SUBJECT\", a question, "
+        'or a prompt: hybrid add-fact "The capital of {} is" Canberra --subject Australia'
+    )

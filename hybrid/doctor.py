@@ -1,0 +1,62 @@
+"""Health of a store: each part is exercised, and what is wrong comes with the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stores.errors import HybridError
+
+if TYPE_CHECKING:
+    from hybrid.memory import HybridMemory
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part, whether it is well, and what was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(memory: HybridMemory) -> Iterator[Check]:
+    """Check every part; a part that fails does not keep the others from being checked."""
+
+    def ledger() -> str:
+        broken = memory.ledger.db.execute("PRAGMA integrity_check").fetchone()[0]
+        if broken != "ok":
+            raise HybridError(f"SQLite says: {broken}; restore {memory.ledger.path} from a backup")
+        counts = memory.ledger.count()
+        return f"{memory.ledger.path}: {counts.get('active', 0)} facts in force, {counts.get('superseded', 0)} superseded, {counts.get('forgotten', 0)} forgotten"
+
+    def log() -> str:
+        return f"{memory.ledger.verify()} events, the chain is whole"
+
+    def embedder() -> str:
+        return f"{memory.embedder.identity}, {memory.embedder.embed(['a test']).shape[1]} dimensions"
+
+    def index() -> str:
+        memory.index.refresh()
+        facts = memory.ledger.count().get("active", 0)
+        if len(memory.index) != facts:
+            raise HybridError(f"{len(memory.index)} vectors for {facts} facts; run `hybrid reindex`")
+        return f"{facts} vectors, in step with the ledger"
+
+    def scope() -> str:
+        close, far = memory.router.scorer.logits(["The capital of Peru is Lima"] * 2, ["What is the capital of Peru?", "Who painted the Mona Lisa?"])
+        if close <= far:
+            raise HybridError("the scope classifier prefers an unrelated question; reinstall hybrid-memory")
+        return f"calibrated, fires from {memory.scope.threshold}"
+
+    def model() -> str:
+        answer = memory.ask("The capital of France is", route="base", max_new_tokens=4)
+        return f"{memory.model.identity}; it says: The capital of France is {answer.text}"
+
+    parts: dict[str, Callable[[], str]] = {"ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model}
+    for name, part in parts.items():
+        try:
+            yield Check(name, True, part())
+        except HybridError as error:
+            yield Check(name, False, str(error))

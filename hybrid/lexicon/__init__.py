@@ -1,0 +1,79 @@
+"""The relation lexicon: how English speaks about a hundred and more relations.
+
+One table serves three rooms: cues are understood with it (`hybrid.cue`), the pocket model's corpus is
+phrased with it (`hybrid.pocket.corpus`), and pairs for the scope classifier are drawn from it
+(`hybrid.scope.pairs`). Each relation lists prompts (`{}` is the subject, the target follows), questions,
+sentences with the target first (`[]` is the target) and oblique prompts that only imply the relation.
+Phrasings under `held_out_*` are never trained on; they score what was.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+SUBJECT = "{}"
+TARGET = "[]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """One relation and its phrasings; field meanings are in the module docstring."""
+
+    id: str
+    name: str
+    synonyms: tuple[str, ...]
+    subject_type: str
+    target_type: str
+    functional: bool
+    inverse: str | None = None
+    statements: tuple[str, ...]
+    held_out_statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    held_out_questions: tuple[str, ...]
+    target_first: tuple[str, ...]
+    held_out_target_first: tuple[str, ...]
+    oblique: tuple[str, ...]
+    held_out_oblique: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and its synonyms, the name first."""
+        return (self.name, *self.synonyms)
+
+
+def fill(template: str, subject: str, target: str | None = None) -> str:
+    """Put a subject (and a target) into a template. The values are data: braces in them stay as they are."""
+    before, _, after = template.partition(SUBJECT)
+    if target is not None:
+        before, after = before.replace(TARGET, target, 1), after.replace(TARGET, target, 1)
+    return before + subject + after
+
+
+def read(path: Path) -> Iterator[Relation]:
+    """Relations of one TOML file.
+
+    Raises:
+        ValueError: naming the file and the relation, if a field is missing or unknown.
+    """
+    for key, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        try:
+            yield Relation(id=key, **fields)
+        except TypeError as error:
+            raise ValueError(f"{path.name}: relation {key!r}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def relations() -> Mapping[str, Relation]:
+    """Every relation of the shipped lexicon by id, in file order."""
+    found: dict[str, Relation] = {}
+    for path in sorted(Path(__file__).parent.glob("*.toml")):
+        for relation in read(path):
+            if relation.id in found:
+                raise ValueError(f"{path.name}: relation {relation.id!r} is defined twice")
+            found[relation.id] = relation
+    return found

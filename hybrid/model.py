@@ -1,0 +1,175 @@
+"""A causal language model: loading, identity, greedy generation with a natural stop.
+
+`pocket` is the model that ships; any Hugging Face name or folder can be given instead. Weights are read from
+safetensors only, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybrid.embedder import file_hash
+from stores.errors import Corrupt, HybridError, NotFound
+from stores.records import Identity
+
+POCKET = "pocket"
+POCKET_FOLDER = Path(__file__).parent / "pocket" / "weights"
+SENTENCE_END = re.compile(r"(?<=[\w)\]\"'’”]{2})[.!?][\"'’”)]?\s")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked: plain text to complete, or one user message for a chat model."""
+
+    text: str
+    chat: bool = False
+
+
+class LanguageModel:
+    """A causal language model by name; weights are loaded when they are first needed."""
+
+    def __init__(self, name: str = POCKET, device: str | None = None, dtype: str | None = None):
+        self.name, self.device, self.dtype = name, device, dtype
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model's files lie; a hub name is resolved through the local cache, or downloaded.
+
+        Raises:
+            NotFound: if there is no such model.
+        """
+        if self.name == POCKET:
+            return POCKET_FOLDER
+        if Path(self.name).is_dir():
+            return Path(self.name)
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        except Exception as error:  # the hub client raises many kinds
+            raise NotFound(f"no model {self.name!r}: neither a folder nor a name that could be downloaded ({type(error).__name__}: {error})") from error
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Name, revision and a hash over all weight files.
+
+        Raises:
+            NotFound: if there are no safetensors files.
+            Corrupt: if pocket's files do not match its manifest.
+        """
+        files = sorted(self.folder.glob("*.safetensors"))
+        if not files:
+            raise NotFound(f"{self.folder} holds no safetensors weights; convert the model with `save_pretrained` (other formats are not loaded)")
+        hashes = {file.name: file_hash(file) for file in files}
+        manifest = self.folder / "pocket.json"
+        if self.name == POCKET and json.loads(manifest.read_text(encoding="utf-8"))["files"] != hashes:
+            raise Corrupt(f"pocket's weights in {self.folder} do not match their manifest; reinstall hybrid-memory")
+        total = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+        revision = "shipped" if self.name == POCKET else self.folder.name if self.folder.parent.name == "snapshots" else "local"
+        return Identity(self.name, revision, total)
+
+    @cached_property
+    def model(self) -> Any:
+        """The transformers model, in evaluation mode."""
+        from transformers import AutoModelForCausalLM
+
+        _ = self.identity
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            dtype: Any = torch.float32 if self.name == POCKET else getattr(torch, self.dtype) if self.dtype else "auto"
+            loaded = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise NotFound(f"{self.name!r} cannot be loaded as a causal language model: {error}") from error
+        return loaded.to(device).eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise NotFound(f"{self.name!r} has no tokenizer that can be loaded: {error}") from error
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model wants its chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids. Text is data: a special token's name in it does not become that token."""
+        text = prompt.text
+        for special in sorted(self.tokenizer.all_special_tokens, key=len, reverse=True):
+            text = text.replace(special, special[0] + "\u200b" + special[1:] if len(special) > 1 else special)
+        if not prompt.chat:
+            return list(self.tokenizer(text)["input_ids"])
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(rendered["input_ids"])
+
+    @torch.inference_mode()
+    def stream(self, prompt: Prompt, max_new_tokens: int = 48) -> Iterator[str]:
+        """Greedy text, piece by piece, to a natural stop: the end token, a line's end, or (plain text) a sentence's end.
+
+        Raises:
+            HybridError: if the prompt leaves no room in the model's context.
+        """
+        ids = self.encode(prompt)
+        limit = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        room = min(max_new_tokens, limit - len(ids))
+        if room < 1:
+            raise HybridError(f"the prompt has {len(ids)} tokens and {self.name} reads {limit}; ask something shorter, or use fewer demonstrations")
+        ends = _end_tokens(self.model, self.tokenizer)
+        tokens, cache, said = torch.tensor([ids], device=self.model.device), None, ""
+        new: list[int] = []
+        for _ in range(room):
+            out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = out.past_key_values
+            token = int(out.logits[0, -1].argmax())
+            if token in ends:
+                break
+            new.append(token)
+            text = self.tokenizer.decode(new, skip_special_tokens=True)
+            if text.endswith("\ufffd"):  # in the middle of a character
+                tokens = torch.tensor([[token]], device=self.model.device)
+                continue
+            cut, done = _natural_stop(text, prompt.chat)
+            if len(cut) > len(said):
+                yield cut[len(said) :]
+                said = cut
+            if done:
+                break
+            tokens = torch.tensor([[token]], device=self.model.device)
+
+    def complete(self, prompt: Prompt, max_new_tokens: int = 48) -> str:
+        """`stream`, in one piece, without surrounding space."""
+        return "".join(self.stream(prompt, max_new_tokens)).strip()
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several: Sequence[int] = configured if isinstance(configured, (list, tuple)) else [] if configured is None else [configured]
+    return {*several, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+
+
+def _natural_stop(text: str, chat: bool) -> tuple[str, bool]:
+    """The text up to its natural stop, and whether it has come."""
+    if chat:
+        return text, False
+    body = text.lstrip()
+    lead = len(text) - len(body)
+    line = body.find("\n")
+    sentence = SENTENCE_END.search(body)
+    stops = [at for at in (line if line >= 0 else None, sentence.start() + 1 if sentence else None) if at is not None]
+    return (text[: lead + min(stops)], True) if stops else (text, False)

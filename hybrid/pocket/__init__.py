@@ -1,0 +1,1 @@
+"""Pocket: the small Llama-architecture model that this project trains itself and ships (DESIGN 8)."""

@@ -1,0 +1,225 @@
+"""Documents to train pocket on: facts by heart, reading new facts from context, and some prose.
+
+A document is a list of pieces, each with a flag that says whether it is learnt (answers, prose) or only
+read. Formats are those that `hybrid.prompts` makes at inference: a statement to complete, or
+`Q: ...\\nA:`; before it, optionally, demonstrations and `New fact: ...` lines.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybrid.lexicon import Relation, fill, relations
+from hybrid.pocket.facts import Split, Triple
+from hybrid.pocket.names import invent
+from hybrid.prompts import demonstration, new_fact, query_text
+
+Document = list[tuple[str, bool]]
+"""(text, learnt) pieces, to be tokenized one by one and joined."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of the kinds of documents, and the share of training after which contexts grow long."""
+
+    prose: float = 0.02
+    closed: float = 0.5
+    """By heart: no context."""
+    retain: float = 0.14
+    """A fact known by heart is asked while the context holds facts about other things."""
+    several_from: float = 0.25
+
+
+def read_sentences(path: Path, longest: int = 110) -> list[str]:
+    """Sentences of a text that fit on a line, for prefixes and passing remarks."""
+    sentences = re.split(r"(?<=[.!?])\s+", " ".join(path.read_text(encoding="utf-8", errors="ignore").replace("\ufffd", " ").split()))
+    return [sentence for sentence in sentences if 15 <= len(sentence) <= longest]
+
+
+class Corpus:
+    """An endless stream of documents; document n depends on the seed and n alone."""
+
+    def __init__(self, split: Split, prose: str, sentences: Sequence[str], *, seed: int, mixture: Mixture | None = None):
+        self.split, self.prose, self.sentences, self.seed = split, prose, sentences, seed
+        self.mixture = mixture or Mixture()
+        self.lexicon = relations()
+        self.targets: dict[str, list[str]] = defaultdict(list)
+        self.subjects: dict[str, list[str]] = defaultdict(list)
+        for triple in (*split.taught, *split.practice):
+            self.targets[triple.relation].append(triple.target)
+            self.subjects[self.lexicon[triple.relation].subject_type].append(triple.subject)
+        self.every = [t for triple in (*split.taught, *split.practice) for t in (triple.subject, triple.target)]
+        self.by_subject: dict[str, list[Triple]] = defaultdict(list)
+        for triple in split.taught:
+            self.by_subject[triple.subject].append(triple)
+        self.by_relation: dict[str, list[Triple]] = defaultdict(list)
+        for triple in split.taught:
+            self.by_relation[triple.relation].append(triple)
+
+    def documents(self, chunk: int, count: int, progress: float) -> list[Document]:
+        """Chunk number `chunk` of `count` documents, at a progress between 0 and 1."""
+        rng = random.Random(f"{self.seed}/{chunk}")
+        return [self._document(rng, progress) for _ in range(count)]
+
+    def _document(self, rng: random.Random, progress: float) -> Document:
+        kind, mixture = rng.random(), self.mixture
+        if kind < mixture.prose:
+            return self._prose(rng)
+        kind -= mixture.prose
+        if kind < mixture.closed:
+            triple = rng.choice(self.split.taught)
+            return [(self._prefix(rng), False), *self._ask(rng, triple)]
+        kind -= mixture.closed
+        several = progress > mixture.several_from
+        if kind < mixture.retain:
+            return self._retain(rng, several)
+        return self._update(rng, several)
+
+    # -- kinds of documents ------------------------------------------------------------------
+
+    def _prose(self, rng: random.Random) -> Document:
+        start = rng.randrange(max(1, len(self.prose) - 300))
+        return [(" ".join(self.prose[start : start + 200].split(" ")[1:-1]), True)]
+
+    def _update(self, rng: random.Random, several: bool) -> Document:
+        """The context states a new fact; the question is about it."""
+        triple = self._new_triple(rng)
+        count = rng.choice([1, 1, 1, 2, 2, 3, 5]) if several else 1
+        facts = [triple, *(self._other(rng, triple) for _ in range(count - 1))]
+        if rng.random() < 0.5:
+            rng.shuffle(facts)
+        else:
+            facts.reverse()  # the governing fact last, as answerers put it
+        return [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
+
+    def _retain(self, rng: random.Random, several: bool) -> Document:
+        """The context states facts about other things; what is known by heart still holds."""
+        triple = rng.choice(self.split.taught)
+        count = rng.choice([1, 1, 1, 2, 2, 4]) if several else 1
+        facts = [self._other(rng, triple) for _ in range(count)]
+        return [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
+
+    # -- parts -------------------------------------------------------------------------------
+
+    def _context(self, rng: random.Random, facts: Sequence[Triple], several: bool) -> Document:
+        pieces: Document = []
+        for _ in range(rng.choice([0, 0, 0, 0, 0, 1, 2]) if several else 0):
+            pieces += self._demonstration(rng, facts[-1])
+        return [*pieces, *((new_fact(self.statement(rng, fact)), False) for fact in facts)]
+
+    def _demonstration(self, rng: random.Random, near: Triple) -> Document:
+        """A finished example of the paper's kinds: copy and update follow the new fact, retain does not."""
+        relation = near.relation if rng.random() < 0.5 else None
+        triple = self._new_triple(rng, relation)
+        asked = rng.choice(self.split.taught) if rng.random() < 0.25 else triple
+        query, answer = self.question(rng, asked)
+        return [(demonstration(self.statement(rng, triple), query, answer), False)]
+
+    def _ask(self, rng: random.Random, triple: Triple) -> Document:
+        query, answer = self.question(rng, triple)
+        return [(query_text(query), False), (" " + answer + "</s>", True)]
+
+    def _prefix(self, rng: random.Random, share: float = 0.12) -> str:
+        return rng.choice(self.sentences) + " " if rng.random() < share else ""
+
+    def question(self, rng: random.Random, triple: Triple) -> tuple[str, str]:
+        """A trained phrasing that asks for the triple's target, and the target."""
+        relation = self.lexicon[triple.relation]
+        form = rng.random()
+        pool = relation.statements if form < 0.5 else relation.questions if form < 0.88 else relation.oblique
+        query = fill(rng.choice(pool), triple.subject)
+        if query.endswith("?") and rng.random() < 0.06:
+            query = query[:-1] if rng.random() < 0.5 else query[0].lower() + query[1:]
+            query = query if query.endswith("?") else query + "?"
+        return query, triple.target
+
+    def statement(self, rng: random.Random, triple: Triple) -> str:
+        """The triple as a sentence, the target at either end, or as curt as users type."""
+        relation = self.lexicon[triple.relation]
+        form = rng.random()
+        if form < 0.5:
+            return f"{fill(rng.choice(relation.statements), triple.subject)} {triple.target}"
+        if form < 0.75:
+            return fill(rng.choice(relation.target_first), triple.subject, triple.target)
+        if form < 0.85:
+            return f"{fill(rng.choice(relation.questions), triple.subject)} {triple.target}"
+        if form < 0.9:
+            return f"{fill(rng.choice(relation.oblique), triple.subject)} {triple.target}"
+        name = rng.choice(relation.names)
+        return rng.choice(
+            [
+                f"The {name} of {triple.subject} is {triple.target}",
+                f"{triple.subject} {name}: {triple.target}",
+                f"{triple.subject}'s {name} is {triple.target}",
+                f"{triple.subject}, {name}, {triple.target}",
+                f"{triple.subject} | {name} | {triple.target}",
+            ]
+        )
+
+    def _new_triple(self, rng: random.Random, relation_id: str | None = None) -> Triple:
+        """A counterfactual or invented triple; subject and target from everywhere."""
+        relation = self.lexicon[relation_id or rng.choice(list(self.lexicon))]
+        form = rng.random()
+        if form < 0.4 and self.by_relation[relation.id]:
+            subject = rng.choice(self.by_relation[relation.id]).subject
+        elif form < 0.65 and self.subjects[relation.subject_type]:
+            subject = rng.choice(self.subjects[relation.subject_type])
+        else:
+            subject = invent(relation.subject_type, rng)
+        return Triple(relation.id, subject, self._target(rng, relation, avoid=subject))
+
+    def _target(self, rng: random.Random, relation: Relation, avoid: str) -> str:
+        for _ in range(20):
+            form = rng.random()
+            if form < 0.35 and self.targets[relation.id]:
+                target = rng.choice(self.targets[relation.id])
+            elif form < 0.5:
+                target = rng.choice(self.every)
+            else:
+                target = invent(relation.target_type, rng)
+            if target != avoid:
+                return target
+        return invent("person", rng)
+
+    def _other(self, rng: random.Random, triple: Triple) -> Triple:
+        """A new fact that does not govern the triple: another subject, or another relation of the same subject."""
+        form = rng.random()
+        if form < 0.3:  # same subject, another relation
+            kind = self.lexicon[triple.relation].subject_type
+            pool = [t.relation for t in self.by_subject[triple.subject] if t.relation != triple.relation]
+            if not pool or rng.random() < 0.5:
+                same = [r.id for r in self.lexicon.values() if r.subject_type == kind and r.id != triple.relation]
+                pool = [r for r in same if not overlapping(r, triple.relation)] or same
+            relation = self.lexicon[rng.choice(pool)] if pool else rng.choice(list(self.lexicon.values()))
+            if relation.id != triple.relation and not overlapping(relation.id, triple.relation):
+                return Triple(relation.id, triple.subject, self._target(rng, relation, avoid=triple.subject))
+        for _ in range(20):
+            other = self._new_triple(rng, triple.relation if form < 0.7 else None)
+            if other.subject != triple.subject:
+                return other
+        return Triple(triple.relation, invent("person", rng), invent("place", rng))
+
+
+OVERLAPS = (
+    {"P17", "P131", "P276", "P30", "P495", "P1001", "P47"},
+    {"P103", "P1412"},
+    {"P407", "P364"},
+    {"P19", "P27", "P551", "P937", "P20"},
+    {"P106", "P101", "P39", "P641", "P413", "P136", "P1303"},
+    {"P176", "P178", "P127", "P1056"},
+    {"P159", "P740"},
+    {"P31", "P279", "P361", "P171"},
+    {"P36", "P1376", "largest_city"},
+    {"P35", "P6", "monarch"},
+    {"P50", "P57", "P58", "P162", "P170"},
+)
+
+
+def overlapping(a: str, b: str) -> bool:
+    """Whether one relation's value may pass for the other's, so that neither is a fair distractor."""
+    return any(a in group and b in group for group in OVERLAPS)

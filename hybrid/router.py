@@ -1,0 +1,89 @@
+"""The router: embed the query, look into the memory, score the candidates, decide who answers."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from hybrid.answer import Decision
+from hybrid.embedder import Embedder
+from hybrid.scope.scorer import ScopeScorer
+from policies.scope import ScopePolicy, probability
+from stores.errors import HybridError
+from stores.events import now
+from stores.ledger import Ledger
+from stores.records import Hit
+from stores.vectors import VectorIndex
+
+ROUTES = ("base", "ike")
+SENTENCE = re.compile(r"(?<=[.!?:])\s+")
+
+
+class Router:
+    """Decides, for each query, whether stored facts govern it, and which."""
+
+    def __init__(self, ledger: Ledger, index: VectorIndex, embedder: Embedder, scorer: ScopeScorer, policy: ScopePolicy | None = None):
+        self.ledger, self.index, self.embedder, self.scorer = ledger, index, embedder, scorer
+        self.policy = policy or ScopePolicy()
+
+    def route(self, query: str, *, force: str | None = None, namespaces: Sequence[str] | None = None, moment: str | None = None) -> Decision:
+        """Choose a route for a query.
+
+        Args:
+            query: as the user typed it.
+            force: a route to take whatever the scores say; with `ike` the best candidate governs.
+            namespaces: those whose facts may govern; all if None.
+            moment: ISO 8601 time at which facts must be valid; now if None.
+        Raises:
+            HybridError: if a forced route does not exist, or has no fact to work with.
+        """
+        if force is not None and force not in ROUTES:
+            raise HybridError(f"there is no route {force!r} here; choose one of {', '.join(ROUTES)}")
+        started = time.perf_counter()
+        self.index.refresh()
+        if force == "base" or len(self.index) == 0:
+            if force == "ike":
+                raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
+            return Decision("base", timings_ms={"route": _since(started)})
+        candidates, timings = self.candidates(query)
+        governing = self.policy.govern(candidates, moment or now(), namespaces)
+        if force == "ike" and not governing:
+            governing = list(candidates[:1])
+        return Decision("ike" if governing else "base", tuple(governing), tuple(candidates), timings | {"route": _since(started)})
+
+    def candidates(self, query: str) -> tuple[list[Hit], dict[str, float]]:
+        """The facts nearest to the query by meaning or by name, scored, best first; and what each step took."""
+        started = time.perf_counter()
+        last = SENTENCE.split(query.strip())[-1]
+        views = [query] if last == query.strip() or len(last) < 8 else [query, last]
+        vectors = self.embedder.embed(views)
+        embedded = time.perf_counter()
+        similarity: dict[int, float] = {}
+        for found in self.index.search(vectors, self.policy.candidates):
+            for number, cosine in found:
+                similarity[number] = max(cosine, similarity.get(number, -1.0))
+        named = [n for n in self.ledger.search_names(last, self.policy.candidates) if n not in similarity]
+        if named:
+            for number, cosine in zip(named, (self.index.vector(named) @ vectors.T).max(axis=1), strict=True):
+                similarity[number] = float(cosine)
+        searched = time.perf_counter()
+        facts = self.ledger.by_number(similarity)
+        numbers = list(facts)
+        about = self.scorer.about
+        logits = self.scorer.logits([facts[n].statement for n in numbers], [query] * len(numbers))
+        hits = [
+            Hit(facts[n], similarity[n], probability(logit, about["temperature"], about["bias"]))
+            for n, logit in zip(numbers, logits, strict=True)
+        ]
+        hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
+        timings = {
+            "embed": (embedded - started) * 1000,
+            "search": (searched - embedded) * 1000,
+            "score": _since(searched),
+        }
+        return hits, timings
+
+
+def _since(moment: float) -> float:
+    return (time.perf_counter() - moment) * 1000

@@ -1,0 +1,207 @@
+"""(statement, query) pairs for the scope classifier, drawn from triples through the lexicon.
+
+Positives are paraphrases, questions and oblique prompts of the same subject and relation. Each kind of
+negative is one that fools a similarity threshold: the same subject asked for something else, the same
+relation of another (similarly named) subject, the stored statement prefixed to another question, a
+passing mention of the subject, prose that has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hybrid.lexicon import Relation, fill, relations
+from hybrid.pocket.facts import Triple
+from hybrid.pocket.names import invent, word
+
+KINDS = ("in_scope", "same_subject", "neighborhood", "distractor", "mention", "unrelated")
+
+
+class Pair(NamedTuple):
+    """A statement, a query, whether the one governs the other, and what kind of pair it is."""
+
+    statement: str
+    query: str
+    label: bool
+    kind: str
+
+
+AMBIGUOUS = (
+    {"P17", "P131", "P276", "P30", "subregion"},
+    {"P103", "P1412"},
+    {"P407", "P364"},
+    {"P106", "P39", "P101"},
+    {"P106", "P641", "P413"},
+    {"P176", "P178", "P1056"},
+    {"P31", "P279", "P361"},
+    {"P171", "P31", "P279"},
+    {"P35", "P6", "monarch"},
+    {"P495", "P740"},
+    {"P19", "P740"},
+    {"P463", "P361", "P54", "P118"},
+    {"P127", "P749"},
+    {"P569", "P571", "P577"},
+    {"P138", "P361"},
+    {"P1001", "P17"},
+    {"P740", "P571"},
+    {"P169", "P488", "manager"},
+    {"P178", "P61", "P170", "P50", "P112"},
+    {"P175", "P86", "P162", "P57", "P58", "P161"},
+    {"diet", "habitat"},
+)
+"""Relations whose phrasings may ask for each other's value: such pairs are neither positive nor negative."""
+
+WRAPPERS = (
+    "Can you tell me: {}", "I was wondering, {}", "Quick question: {}", "Please answer. {}", "Hi! {}", "Do you know this? {}",
+    "Complete the sentence: {}", "For a quiz: {}", "My teacher asked: {}", "Tell me, {}", "Well, {}",
+)  # fmt: skip
+MENTIONS = (
+    "Yesterday I read something about {}", "My uncle keeps talking about {}", "There is a poster of {} on the wall", "Write a poem about {}",
+    "I bought a book that mentions {}", "Is {} mentioned in the newspaper today?", "We had a long talk about {} over dinner", "Translate the name {} into Greek",
+    "The teacher wrote the name {} on the blackboard", "Someone asked me about {} and I had no answer", "I often dream of {}",
+    "How do you spell {}?", "Tell me a joke about {}", "The quiz had five questions on {}", "What do you think of {}?",
+    "{} came up twice in the meeting", "Why do people like {} so much?", "The article compares {} with several others", "{} is a name that I had never heard",
+    "Could you summarise the history of {} in one paragraph?", "A friend of mine wrote a thesis about {}", "The museum plans a show about {}",
+)  # fmt: skip
+
+
+def ambiguous(a: str, b: str) -> bool:
+    """Whether a phrasing of one relation may fairly be answered with the other's value."""
+    return a == b or any(a in group and b in group for group in AMBIGUOUS)
+
+
+class PairMaker:
+    """Draws pairs over a set of triples and relations.
+
+    Args:
+        triples: facts to draw subjects and targets from.
+        use: relation ids to phrase; others are never shown.
+        prose: sentences for prefixes and unrelated queries.
+        held_out: draw queries from the held-out phrasings (for scoring) instead of the trained ones.
+    """
+
+    def __init__(self, triples: Sequence[Triple], use: Sequence[str], prose: Sequence[str], *, held_out: bool = False):
+        self.lexicon = {key: relations()[key] for key in use}
+        self.prose, self.held_out = prose, held_out
+        self.subjects: dict[str, list[str]] = defaultdict(list)
+        self.targets: dict[str, list[str]] = defaultdict(list)
+        for triple in triples:
+            if triple.relation in self.lexicon:
+                self.subjects[triple.relation].append(triple.subject)
+                self.targets[triple.relation].append(triple.target)
+        self.ids = list(self.lexicon)
+
+    def fact(self, rng: random.Random) -> Triple:
+        """A fact that somebody might store: real or invented subject, any plausible target."""
+        relation = self.lexicon[rng.choice(self.ids)]
+        real = self.subjects[relation.id]
+        subject = rng.choice(real) if real and rng.random() < 0.6 else invent(relation.subject_type, rng)
+        known = self.targets[relation.id]
+        target = rng.choice(known) if known and rng.random() < 0.6 else invent(relation.target_type, rng)
+        return Triple(relation.id, subject, target)
+
+    def statement(self, rng: random.Random, fact: Triple) -> str:
+        """The fact as a store holds it: prompt and target, or as a user typed it."""
+        relation, form = self.lexicon[fact.relation], rng.random()
+        if form < 0.72:
+            return f"{fill(rng.choice(relation.statements), fact.subject)} {fact.target}"
+        if form < 0.84:
+            return f"{fill(rng.choice(relation.questions), fact.subject)} {fact.target}"
+        if form < 0.9:
+            return f"{fill(rng.choice(relation.target_first), fact.subject, fact.target)}"
+        if form < 0.94:
+            return f"{fill(rng.choice(relation.oblique), fact.subject)} {fact.target}"
+        name = rng.choice(relation.names)
+        return rng.choice([f"The {name} of {fact.subject} is {fact.target}", f"{fact.subject} {name}: {fact.target}", f"{fact.subject}'s {name} is {fact.target}"])
+
+    def query(self, rng: random.Random, relation: Relation, subject: str, *, oblique: float = 0.25) -> str:
+        """A query for the relation's value, as prompt, question, short cue or oblique prompt."""
+        form = rng.random()
+        if form < oblique:
+            pool = relation.held_out_oblique if self.held_out else relation.oblique
+        elif form < oblique + 0.06:
+            name = rng.choice(relation.names)
+            return rng.choice([f"{subject} {name}", f"{name} of {subject}?", f"the {name} of {subject} is", f"what is {subject}'s {name}"])
+        elif form < oblique + 0.06 + (0.94 - oblique) / 2:
+            pool = relation.held_out_statements if self.held_out else relation.statements
+        else:
+            pool = relation.held_out_questions if self.held_out else relation.questions
+        return fill(rng.choice(pool), subject)
+
+    def pair(self, rng: random.Random, kind: str) -> Pair:
+        """One pair of a kind (see `KINDS`)."""
+        fact = self.fact(rng)
+        relation, statement = self.lexicon[fact.relation], self.statement(rng, fact)
+        if kind == "in_scope":
+            return Pair(statement, self._dress(rng, self.query(rng, relation, fact.subject)), True, kind)
+        if kind == "mention":
+            return Pair(statement, rng.choice(MENTIONS).replace("{}", fact.subject), False, kind)
+        if kind == "unrelated":
+            return Pair(statement, rng.choice(self.prose), False, kind)
+        if kind == "neighborhood":
+            query = self.query(rng, relation, self._other_subject(rng, fact))
+        else:
+            query = self._elsewhere(rng, fact)
+        if kind == "distractor":
+            if rng.random() < 0.5:
+                query = self.query(rng, relation, self._other_subject(rng, fact))
+            return Pair(statement, f"{statement}. {query}", False, kind)
+        return Pair(statement, self._dress(rng, query), False, kind)
+
+    def draw(self, rng: random.Random) -> Pair:
+        """A pair for training."""
+        kinds = ("in_scope", "same_subject", "neighborhood", "distractor", "mention", "unrelated")
+        return self.pair(rng, rng.choices(kinds, (42, 27, 15, 8, 5, 3))[0])
+
+    def _dress(self, rng: random.Random, query: str) -> str:
+        form = rng.random()
+        if form < 0.1:
+            return f"{rng.choice(self.prose)} {query}"
+        if form < 0.16:
+            return rng.choice(WRAPPERS).replace("{}", query)
+        if form < 0.2:
+            return query.lower()
+        return query.rstrip("?") if form < 0.24 else query
+
+    def _elsewhere(self, rng: random.Random, fact: Triple) -> str:
+        """A query about the fact's subject (or its target) for another relation."""
+        relation = self.lexicon[fact.relation]
+        others = [r for r in self.lexicon.values() if not ambiguous(r.id, fact.relation) and r.id != relation.inverse]
+        alike = [r for r in others if r.subject_type == relation.subject_type]
+        other = rng.choice(alike if alike and rng.random() < 0.75 else others)
+        if rng.random() < 0.08:  # the target as a subject: of the same relation, or of any
+            return self.query(rng, relation if rng.random() < 0.5 else other, fact.target)
+        return self.query(rng, other, fact.subject)
+
+    def _other_subject(self, rng: random.Random, fact: Triple) -> str:
+        relation, form = self.lexicon[fact.relation], rng.random()
+        if form < 0.35:  # a similar name: one word changed, added or dropped
+            words = fact.subject.split()
+            at = rng.randrange(len(words))
+            change = rng.random()
+            if len(words) > 1 and change < 0.6:
+                words[at] = word(rng, 1, 2) if change < 0.3 else rng.choice(self.subjects[fact.relation] or [word(rng)]).split()[0]
+            elif change < 0.8:
+                words.insert(at, rng.choice(["New", "North", "South", "Upper", "Old", "Great", "Little", "Saint", "Lower", "West"]))
+            else:
+                words[at] = _misspelt(rng, words[at])
+            similar = " ".join(words)
+            if similar != fact.subject:
+                return similar
+        pool = self.subjects[fact.relation]
+        for _ in range(10):
+            other = rng.choice(pool) if pool and form < 0.8 else invent(relation.subject_type, rng)
+            if other != fact.subject:
+                return other
+        return invent("person", rng)
+
+
+def _misspelt(rng: random.Random, name: str) -> str:
+    """A name one or two letters away, as Austria is from Australia."""
+    letters = list(name)
+    for _ in range(rng.randint(2, 3)):
+        letters[rng.randrange(len(letters))] = rng.choice("aeiourtlnsm")
+    return "".join(letters)

@@ -1,0 +1,115 @@
+"""The cross-encoder that scores (statement, query): MiniLM's own weights, fine-tuned, and one linear head.
+
+Only what differs from the embedder is stored (float16), so the network is the packaged MiniLM plus a
+delta whose checksum the manifest knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hybrid.embedder import file_hash, minilm_folder
+from stores.errors import Corrupt
+
+WEIGHTS = Path(__file__).parent / "weights"
+LONGEST = 128
+"""Tokens of a pair that are read; the query's end is what counts, so queries are cut at the front."""
+
+
+class CrossEncoder(nn.Module):
+    """MiniLM over both texts at once, mean-pooled to one logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import AutoModel
+
+        self.body: Any = AutoModel.from_pretrained(minilm_folder(), add_pooling_layer=False, attn_implementation="sdpa")
+        self.head = nn.Linear(self.body.config.hidden_size, 1)
+        self.body.embeddings.requires_grad_(False)
+
+    def forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Logits (n,) of tokenized pairs."""
+        hidden = self.body(**tokens).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return self.head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
+
+
+def tokenizer() -> Any:
+    """MiniLM's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(minilm_folder())
+
+
+def tokenize(tok: Any, statements: Sequence[str], queries: Sequence[str]) -> dict[str, Tensor]:
+    """Pairs as the network reads them; a long query loses its beginning, not its end."""
+    short = [" ".join(query.split()[-60:]) for query in queries]
+    encoded = tok(list(statements), short, truncation="longest_first", max_length=LONGEST, padding=True, return_tensors="pt")
+    return dict(encoded)
+
+
+def save(model: CrossEncoder, folder: Path, about: dict[str, Any], shard_bytes: int = 14_000_000) -> None:
+    """Write trained parameters in float16 shards, and a manifest with their checksums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    trained = {k: v.detach().half().contiguous() for k, v in model.named_parameters() if v.requires_grad}
+    shards: list[dict[str, Tensor]] = [{}]
+    for key, value in trained.items():
+        if sum(v.nbytes for v in shards[-1].values()) + value.nbytes > shard_bytes:
+            shards.append({})
+        shards[-1][key] = value
+    files = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"scope-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / name)
+        files[name] = file_hash(folder / name)
+    (folder / "manifest.json").write_text(json.dumps({"files": files, **about}, indent=1) + "\n")
+
+
+class ScopeScorer:
+    """Loads the shipped (or another) classifier and scores pairs."""
+
+    def __init__(self, folder: Path = WEIGHTS):
+        self.folder = folder
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The manifest: files, calibration, how it was trained."""
+        manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        return manifest
+
+    @cached_property
+    def _network(self) -> tuple[CrossEncoder, Any]:
+        model = CrossEncoder()
+        state = {}
+        for name, expected in self.about["files"].items():
+            if file_hash(self.folder / name) != expected:
+                raise Corrupt(f"{self.folder / name} does not match its manifest; reinstall hybrid-memory")
+            state |= {key: value.float() for key, value in load_file(self.folder / name).items()}
+        missing = {k for k, v in model.named_parameters() if v.requires_grad} - set(state)
+        if missing:
+            raise Corrupt(f"{self.folder} lacks {len(missing)} parameters of the scope classifier; reinstall hybrid-memory")
+        model.load_state_dict(state, strict=False)
+        return model.eval(), tokenizer()
+
+    @torch.inference_mode()
+    def logits(self, statements: Sequence[str], queries: Sequence[str], batch: int = 64) -> list[float]:
+        """One logit a pair: how strongly the statement governs the query."""
+        model, tok = self._network
+        order = sorted(range(len(queries)), key=lambda i: len(statements[i]) + len(queries[i]))
+        found = [0.0] * len(queries)
+        for at in range(0, len(order), batch):
+            rows = order[at : at + batch]
+            scores = model(tokenize(tok, [statements[i] for i in rows], [queries[i] for i in rows]))
+            for row, score in zip(rows, scores.tolist(), strict=True):
+                found[row] = score
+        return found

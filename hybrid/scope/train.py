@@ -1,0 +1,147 @@
+"""Train the scope classifier: `python -m hybrid.scope.train --facts facts.tsv --text prose.txt --out run`.
+
+Relations and subjects are split: a sixth of the relations and the pocket model's unseen subjects are never
+trained on; half of them set the calibration (temperature and threshold), the other half are for
+`hybrid.scope.evaluate`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import load_file, save_file
+
+from hybrid.lexicon import relations
+from hybrid.pocket.corpus import read_sentences
+from hybrid.pocket.facts import split_facts
+from hybrid.pocket.train import Settings
+from hybrid.scope.pairs import PairMaker
+from hybrid.scope.scorer import CrossEncoder, save, tokenize, tokenizer
+from policies.scope import fit_temperature
+
+log = logging.getLogger(__name__)
+
+CALIBRATE = ("P37", "P19", "P740", "P1303", "P57", "P246", "price", "P169", "P451", "P463")
+SCORE = ("P36", "P1376", "P20", "P159", "P50", "P112", "P84", "P166", "deadline", "P108", "P26")
+"""Relations that are never trained on."""
+
+
+@dataclass(frozen=True)
+class Makers:
+    """Pair makers over disjoint relations and subjects."""
+
+    train: PairMaker
+    calibrate: PairMaker
+    score: PairMaker
+
+
+def makers(facts: Path, text: Path) -> Makers:
+    """Split relations, subjects and prose between training, calibration and scoring."""
+    split = split_facts(facts, Settings.facts, Settings.seed)
+    sentences = read_sentences(text)
+    held = {*CALIBRATE, *SCORE}
+    half, part = len(split.unseen) // 2, len(sentences) // 10
+    lexicon = relations()
+    return Makers(
+        PairMaker((*split.taught, *split.practice), [key for key in lexicon if key not in held], sentences[2 * part :]),
+        PairMaker(split.unseen[:half], [key for key in CALIBRATE if key in lexicon], sentences[:part], held_out=True),
+        PairMaker(split.unseen[half:], [key for key in SCORE if key in lexicon], sentences[part : 2 * part], held_out=True),
+    )
+
+
+def _save_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.named_parameters() if v.requires_grad}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"opt.{index}.{key}": torch.as_tensor(value).clone().contiguous() for key, value in state.items()}
+    save_file(tensors, path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
+    path.with_suffix(".json").write_text(json.dumps({"step": step}))
+
+
+def _load_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
+    saved = optimizer.state_dict()
+    for key, value in tensors.items():
+        if key.startswith("opt."):
+            _, index, name = key.split(".")
+            saved["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(saved)
+    return int(json.loads(path.with_suffix(".json").read_text())["step"])
+
+
+def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, rows: int = 64, lr: float = 2e-4) -> None:
+    """Train on `pairs` pairs, calibrate, and write the weights."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    out.mkdir(parents=True, exist_ok=True)
+    made = makers(facts, text)
+    model, tok = CrossEncoder(), tokenizer()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
+    state = out / "scope.safetensors"
+    step, steps = _load_state(state, model, optimizer), pairs // rows
+    started = saved = time.monotonic()
+    smooth, first = 0.0, step
+    model.train()
+    while step < steps:
+        rng = random.Random(f"scope/{step // 16}")
+        drawn = sorted((made.train.draw(rng) for _ in range(16 * rows)), key=lambda pair: len(pair.statement) + len(pair.query))
+        batches = [drawn[at : at + rows] for at in range(0, len(drawn), rows)]
+        rng.shuffle(batches)
+        for batch in batches:
+            share = min(1.0, (step + 1) / 60, (steps - step) / (0.7 * steps))
+            for group in optimizer.param_groups:
+                group["lr"] = lr * share
+            labels = torch.tensor([float(pair.label) for pair in batch])
+            logits = model(tokenize(tok, [pair.statement for pair in batch], [pair.query for pair in batch]))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels * 0.98 + 0.01)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            smooth = loss.item() if not smooth else 0.98 * smooth + 0.02 * loss.item()
+            if step % 50 == 0:
+                spent = time.monotonic() - started
+                log.info("step %d/%d  loss %.3f  %.0f pairs/s", step, steps, smooth, (step - first) * rows / spent)
+            if time.monotonic() - saved > 120 or step == steps:
+                _save_state(state, model, optimizer, step)
+                saved = time.monotonic()
+            if step >= steps:
+                break
+    model.eval()
+    rng = random.Random("calibrate")
+    held = [made.calibrate.draw(rng) for _ in range(4000)]
+    with torch.inference_mode():
+        logits_all = torch.cat([model(tokenize(tok, [p.statement for p in held[i : i + 64]], [p.query for p in held[i : i + 64]])) for i in range(0, len(held), 64)])
+    temperature, bias = fit_temperature(logits_all.tolist(), [pair.label for pair in held])
+    log.info("temperature %.3f, bias %.3f", temperature, bias)
+    about = {"temperature": temperature, "bias": bias, "pairs": pairs, "calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}
+    save(model, weights, about)
+
+
+@click.command()
+@click.option("--facts", type=click.Path(exists=True, path_type=Path), required=True, help="Tab-separated triples.")
+@click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Plain prose.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumed if it exists.")
+@click.option("--weights", type=click.Path(path_type=Path), default=Path(__file__).parent / "weights", help="Where the result goes.")
+@click.option("--pairs", default=150_000, show_default=True)
+@click.option("--threads", default=0, help="CPU threads; 0 leaves it to torch.")
+def main(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int) -> None:
+    """Train the scope classifier."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run(facts, text, out, weights, pairs, threads)
+
+
+if __name__ == "__main__":
+    main()

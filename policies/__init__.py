@@ -1,0 +1,1 @@
+"""What is decided: conflict, scope, routing. Pure functions over records; no torch, no database."""

@@ -1,0 +1,278 @@
+"""The ledger: the one truth about what is stored. One transaction a change, each with its event.
+
+Readers never block and writers queue (write-ahead log, busy timeout). A `Ledger` belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from stores import events
+from stores.errors import Conflict, Corrupt, Locked, NotFound
+from stores.records import LISTS, Event, Fact, Identity
+from stores.schema import migrations
+
+COLUMNS = "id, subject, relation, prompt, target_new, target_true, questions, aliases, source, author, namespace, valid_from, valid_to, created_at, status, revision, supersedes"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A fact to write, with its vector (float32 bytes) and the fact that it supersedes."""
+
+    fact: Fact
+    vector: bytes
+    superseded: Fact | None = None
+
+
+class Ledger:
+    """Facts, events and identity in one SQLite file."""
+
+    def __init__(self, path: Path, *, actor: str = "unknown", wait_seconds: float = 30.0):
+        """Open or create the ledger.
+
+        Raises:
+            Locked: if another process holds it for longer than `wait_seconds`.
+            Corrupt: if the file is not a ledger.
+        """
+        self.path, self.actor = path, actor
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            connection = sqlite3.connect(path, timeout=wait_seconds)
+            self.db = Database(connection)
+            for pragma in ("journal_mode = wal", "synchronous = full", "secure_delete = on", "foreign_keys = on"):
+                self.db.execute(f"PRAGMA {pragma}")
+            if not self.db.table("_sqlite_migrations").exists() or migrations.pending(self.db):
+                with self.transaction():
+                    migrations.apply(self.db)
+
+    def close(self) -> None:
+        """Release the file."""
+        self.db.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                raise Locked(f"{self.path} is held by another process; wait for it to end, then try again") from error
+            raise
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError):
+                raise
+            raise Corrupt(f"{self.path} cannot be read as a ledger ({error}); restore it from a backup, or name another --store") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Takes the write lock at once, so that what was read stays true until the commit."""
+        with self._errors():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.db.conn.rollback()
+                raise
+            self.db.conn.commit()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def revision(self) -> int:
+        """The number of the last event: it changes whenever anything does."""
+        return int(self.db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+
+    def _facts(self, where: str, values: Sequence[Any] = (), tail: str = "ORDER BY number") -> list[Fact]:
+        return [_fact(row) for row in self.db.execute(f"SELECT {COLUMNS} FROM facts WHERE {where} {tail}", list(values))]
+
+    def get(self, fact_id: str) -> Fact:
+        """The fact with this id, or the only one whose id ends (or starts) with these letters.
+
+        Raises:
+            NotFound: if none has it.
+            Conflict: if several do.
+        """
+        wanted = fact_id.strip().upper()
+        found = self._facts("id = ?", [wanted])
+        if not found and re.fullmatch(r"[0-9A-Z]{4,26}", wanted):
+            found = self._facts("id LIKE ? OR id LIKE ?", [f"{wanted}%", f"%{wanted}"])
+        if not found:
+            raise NotFound(f"no fact has the id {fact_id!r}; `hybrid facts list` shows the ids")
+        if len(found) > 1:
+            raise Conflict(f"{len(found)} facts have ids like {fact_id!r}; give more letters of the one that is meant")
+        return found[0]
+
+    def active(self, key: str) -> Fact | None:
+        """The fact in force for a key (see `Fact.key`)."""
+        found = self._facts("key = ? AND status = 'active'", [key])
+        return found[0] if found else None
+
+    def facts(self, *, namespace: str | None = None, status: str | None = "active", text: str | None = None, limit: int | None = None) -> list[Fact]:
+        """Facts in the order they came, optionally of one namespace, status, or holding a text."""
+        where, values = ["1"], []
+        for column, value in (("namespace", namespace), ("status", status)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)
+        if text:
+            where.append("instr(lower(subject || ' ' || prompt || ' ' || target_new), ?) > 0")
+            values.append(text.lower())
+        tail = "ORDER BY number" + (f" LIMIT {int(limit)}" if limit is not None else "")
+        return self._facts(" AND ".join(where), values, tail)
+
+    def history(self, fact: Fact) -> list[Fact]:
+        """Every revision under the fact's key, oldest first."""
+        return self._facts("key = ?", [fact.key]) if fact.status != "forgotten" else [fact]
+
+    def by_number(self, numbers: Iterable[int]) -> dict[int, Fact]:
+        """Active facts by row number."""
+        numbers = list(numbers)
+        marks = ",".join("?" * len(numbers))
+        rows = self.db.execute(f"SELECT number, {COLUMNS} FROM facts WHERE status = 'active' AND number IN ({marks})", numbers)
+        return {row[0]: _fact(row[1:]) for row in rows}
+
+    def count(self) -> dict[str, int]:
+        """How many facts have each status."""
+        return dict(self.db.execute("SELECT status, count(*) FROM facts GROUP BY status").fetchall())
+
+    def search_names(self, query: str, limit: int) -> list[int]:
+        """Row numbers of active facts whose subject or alias shares the rarest words with the query."""
+        words = list(dict.fromkeys(re.findall(r"\w+", query)))[-40:]
+        if not words:
+            return []
+        match = " OR ".join(f'"{word}"' for word in words)
+        rows = self.db.execute("SELECT rowid FROM names WHERE names MATCH ? ORDER BY rank LIMIT ?", [match, limit])
+        return [row[0] for row in rows]
+
+    def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
+        """(row number, float32 bytes) of active facts, all or some."""
+        if numbers is None:
+            yield from self.db.execute("SELECT number, vector FROM embeddings ORDER BY number")
+            return
+        for number in numbers:
+            yield from self.db.execute("SELECT number, vector FROM embeddings WHERE number = ?", [number])
+
+    def numbers(self) -> list[int]:
+        """Row numbers of all active facts."""
+        return [row[0] for row in self.db.execute("SELECT number FROM facts WHERE status = 'active' ORDER BY number")]
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def write(self, changes: Sequence[Change], actor: str | None = None) -> None:
+        """Store facts with their vectors and events; the caller holds the transaction."""
+        for change in changes:
+            fact, old = change.fact, change.superseded
+            if old is not None:
+                self.db.execute("UPDATE facts SET status = 'superseded' WHERE id = ?", [old.id])
+                self._unindex(old.id)
+            salt = secrets.token_hex(16)
+            row = fact.to_dict() | {name: json.dumps(getattr(fact, name), ensure_ascii=False) for name in LISTS} | {"key": fact.key, "salt": salt}
+            names = ", ".join(row)
+            number = self.db.execute(f"INSERT INTO facts ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
+            self._index(number, fact, change.vector)
+            detail = {"content": events.digest(fact, salt), "revision": fact.revision}
+            if old is not None:
+                detail["superseded"] = old.id
+            events.append(self.db, actor or self.actor, "supersede" if old else "add", fact.id, detail)
+
+    def forget(self, fact: Fact, actor: str | None = None) -> list[str]:
+        """Erase a fact with all its earlier revisions; returns their ids. What remains are tombstones."""
+        with self.transaction():
+            gone = self.history(self.get(fact.id))
+            for each in gone:
+                if each.status == "forgotten":
+                    continue
+                self._unindex(each.id)
+                empty = each.tombstone()
+                self.db.execute(
+                    "UPDATE facts SET key = NULL, salt = NULL, status = 'forgotten', subject = '', relation = '', prompt = '', target_new = '', "
+                    "target_true = NULL, questions = '[]', aliases = '[]', source = NULL, author = NULL, valid_from = NULL, valid_to = NULL WHERE id = ?",
+                    [empty.id],
+                )
+                events.append(self.db, actor or self.actor, "forget", each.id, {})
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the erased pages must not survive in the log file
+        return [each.id for each in gone]
+
+    def restore(self, fact: Fact, instead_of: Fact, vector: bytes, actor: str | None = None) -> None:
+        """Undo a supersession: `instead_of` is forgotten as a revision and `fact` is in force again."""
+        with self.transaction():
+            self._unindex(instead_of.id)
+            self.db.execute("UPDATE facts SET status = 'superseded' WHERE id = ?", [instead_of.id])
+            self.db.execute("UPDATE facts SET status = 'active' WHERE id = ?", [fact.id])
+            number = self.db.execute("SELECT number FROM facts WHERE id = ?", [fact.id]).fetchone()[0]
+            self._index(number, fact, vector)
+            events.append(self.db, actor or self.actor, "restore", fact.id, {"superseded": instead_of.id})
+
+    def fill_target_true(self, fact_id: str, text: str) -> None:
+        """Remember what the model said before the fact was added."""
+        with self.transaction():
+            self.db.execute("UPDATE facts SET target_true = ? WHERE id = ? AND status != 'forgotten'", [text, fact_id])
+
+    def replace_vectors(self, vectors: Iterable[tuple[int, bytes]], embedder: Identity) -> None:
+        """Put the vectors of another embedder in place of all, and remember the embedder."""
+        with self.transaction():
+            self.db.execute("DELETE FROM embeddings")
+            self.db.conn.executemany("INSERT INTO embeddings VALUES (?, ?)", vectors)
+            self._identify("embedder", embedder)
+            events.append(self.db, self.actor, "reindex", None, {"embedder": embedder.weights_hash})
+
+    def _index(self, number: int, fact: Fact, vector: bytes) -> None:
+        self.db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", [number, vector])
+        self.db.execute("INSERT OR REPLACE INTO names(rowid, names) VALUES (?, ?)", [number, " ; ".join((fact.subject, *fact.aliases))])
+
+    def _unindex(self, fact_id: str) -> None:
+        number = self.db.execute("SELECT number FROM facts WHERE id = ?", [fact_id]).fetchone()[0]
+        self.db.execute("DELETE FROM embeddings WHERE number = ?", [number])
+        self.db.execute("DELETE FROM names WHERE rowid = ?", [number])
+
+    # -- log and identity --------------------------------------------------------------------
+
+    def events(self, after: int = 0, fact_id: str | None = None) -> Iterator[Event]:
+        """The log, in order."""
+        return events.read(self.db, after, fact_id)
+
+    def verify(self) -> int:
+        """Prove the log; see `stores.events.verify`."""
+        return events.verify(self.db)
+
+    def identity(self, role: str) -> Identity | None:
+        """What the store was made with in a role: 'model' or 'embedder'."""
+        row = self.db.execute("SELECT name, revision, weights_hash FROM identity WHERE role = ?", [role]).fetchone()
+        return Identity(*row) if row else None
+
+    def identify(self, role: str, identity: Identity) -> None:
+        """Remember what the store is made with."""
+        with self.transaction():
+            self._identify(role, identity)
+            events.append(self.db, self.actor, "identify", None, {"role": role, "name": identity.name, "weights": identity.weights_hash})
+
+    def _identify(self, role: str, identity: Identity) -> None:
+        self.db.execute("INSERT OR REPLACE INTO identity VALUES (?, ?, ?, ?)", [role, identity.name, identity.revision, identity.weights_hash])
+
+    def setting(self, name: str) -> str | None:
+        """A setting that the store remembers."""
+        row = self.db.execute("SELECT value FROM settings WHERE name = ?", [name]).fetchone()
+        return row[0] if row else None
+
+    def set(self, name: str, value: str) -> None:
+        """Remember a setting."""
+        with self.transaction():
+            self.db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", [name, value])
+
+
+def _fact(row: Sequence[Any]) -> Fact:
+    values = dict(zip(COLUMNS.split(", "), row, strict=True))
+    return Fact.from_dict(values | {name: json.loads(values[name]) for name in LISTS})
+
+
+def superseding(fact: Fact, old: Fact | None) -> Fact:
+    """The fact with the revision number that follows the old one's."""
+    return fact if old is None else replace(fact, revision=old.revision + 1, supersedes=old.id)
