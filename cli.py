@@ -323,9 +323,7 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
 @click.option("--explain", is_flag=True, help="Show candidates, scores and the decision.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
 @store_options
-def ask(
-    memory: HybridMemory, query: str, route: str | None, namespaces: tuple[str, ...], explain: bool, max_new_tokens: int, as_json: bool
-) -> None:
+def ask(memory: HybridMemory, query: str, route: str | None, namespaces: tuple[str, ...], explain: bool, max_new_tokens: int, as_json: bool) -> None:
     """Ask the model, with the memory. QUERY is a question, or a sentence to complete; - reads standard input.
 
     \b

@@ -27,11 +27,16 @@ class Understood:
 
 
 ARTICLES = re.compile(r"^(the|a|an)\s+", re.IGNORECASE)
-QUESTION = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?:the\s+)?(?P<rel>.+?)\s+(?:of|for|in)\s+(?P<subj>.+?)\s*\?$", re.I)
+QUESTION = re.compile(
+    r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?:the\s+)?(?P<rel>.+?)\s+(?:of|for|in)\s+(?P<subj>.+?)\s*\?$", re.I
+)
 OWNED = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?P<subj>.+?)(?:'s|'|’s|’)\s+(?P<rel>.+?)\s*\?$", re.I)
 NOUN_OF = re.compile(r"^(?:the\s+)?(?P<rel>[a-z][\w /-]*?)\s+(?:of|for|at|in)\s+(?P<subj>.+?)(?:\s+(?:is|are|was|were|equals))?\s*:?$", re.I)
+LEAD = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+", re.I)
+BE = re.compile(r"\s+(?:is|are|was|were|equals)$", re.I)
+PREPOSITION = re.compile(r"\s+(?:of|for|at|in)\s+", re.I)
 POSSESSIVE = re.compile(r"^(?P<subj>.+?)(?:'s|’s|s')\s+(?P<rel>.+?)(?:\s+(?:is|are|was|were))?\s*:?$", re.I)
-LEADING_NAME = re.compile(r"^(?P<subj>(?:(?:The|[A-ZÀ-Þ0-9][\w.&'’-]*)\s+)(?:(?:[A-ZÀ-Þ0-9][\w.&'’-]*|of|the|and|de|la|von|van|der)\s+)*?)(?P<rest>[a-z,].*)$")
+CONNECTING = {"of", "the", "and", "de", "la", "von", "van", "der"}
 FUNCTION_WORDS = {"the", "a", "an", "of", "and", "is", "was", "it", "this", "that", "who", "what", "where", "when", "which", "how", "why"}
 
 
@@ -125,16 +130,22 @@ def _could_be_subject(text: str) -> bool:
 
 def _by_name(cue: str) -> Understood | None:
     text = cue.rstrip(" ?:").replace("’", "'")
-    for pattern in (QUESTION, OWNED, NOUN_OF, POSSESSIVE):
-        match = pattern.match(cue.replace("’", "'") if pattern in (QUESTION, OWNED) else text)
-        if match:
-            relation = _names().get(ARTICLES.sub("", match["rel"].strip()).casefold())
-            if relation is not None:
-                return _of(relation, match["subj"].strip())
+    bare = ARTICLES.sub("", BE.sub("", LEAD.sub("", text)))
+    for split in reversed(list(PREPOSITION.finditer(bare))):  # "date of birth of Ada Lovelace": the longest name first
+        relation = _names().get(bare[: split.start()].casefold())
+        if relation is not None and bare[split.end() :].strip():
+            return _of(relation, bare[split.end() :].strip())
+    match = POSSESSIVE.match(bare)
+    relation = _names().get(match["rel"].strip().casefold()) if match else None
+    if match and relation is not None:
+        return _of(relation, match["subj"].strip())
+    match = NOUN_OF.match(text)
+    if match and text[0].islower():
+        return None  # "the door code of the Berlin office" is about a door code, not an office
     folded = text.casefold()
     names = sorted(_names().items(), key=lambda item: -len(item[0]))
     for name, relation in names:  # "Australia capital", "capital Australia"
-        if folded.endswith(" " + name) or folded.endswith(", " + name):
+        if folded.endswith((" " + name, ", " + name)):
             subject = text[: -len(name)].rstrip(" ,")
             if _could_be_subject(subject):
                 return _of(relation, subject)
@@ -182,26 +193,43 @@ def _general(cue: str) -> Understood | None:
     plain = cue.replace("’", "'")
     for pattern in (OWNED, QUESTION, POSSESSIVE, NOUN_OF):
         match = pattern.match(plain if pattern in (OWNED, QUESTION) else plain.rstrip(" :"))
-        if match and not plain.endswith("?") or match and pattern in (OWNED, QUESTION):
+        if (match and not plain.endswith("?")) or (match and pattern in (OWNED, QUESTION)):
             relation, subject = ARTICLES.sub("", match["rel"].strip()), match["subj"].strip()
             if relation and subject and _could_be_subject(subject) and len(relation.split()) <= 6:
                 return Understood(subject, relation.casefold(), f"The {relation} of {SUBJECT} is")
     if plain.endswith("?"):  # a question of another shape: its capitalised words are the subject
-        names = re.findall(r"(?:[A-ZÀ-Þ0-9][\w.&'-]*(?:\s+(?:of|the|and|de|la|von|van)\s+(?=[A-ZÀ-Þ]))?\s*)+", plain[1:])
-        if names:
-            subject = max(names, key=len).strip().rstrip("?").removesuffix("'s")
+        words = plain.rstrip("?").split()[1:]
+        names = [" ".join(words[i : i + _leading_name(words[i:])]) for i in range(len(words))]
+        subject = max(names, key=len, default="").rstrip(",").removesuffix("'s")
+        if subject and SUBJECT not in subject:
             template = plain.replace(subject, SUBJECT, 1)
             return Understood(subject, " ".join(re.findall(r"\w+", template.replace(SUBJECT, " ").casefold())), template)
         return None
-    match = LEADING_NAME.match(plain)
-    if match and len(match["rest"].split()) >= 1:
-        subject = match["subj"].strip().rstrip(",")
-        rest = plain[len(match["subj"].rstrip()) :]
-        if len(rest.split()) >= 2 or rest.strip() in {"is", "was"}:
-            return Understood(subject, " ".join(re.findall(r"\w+", rest.casefold())), SUBJECT + rest)
-        noun = rest.strip()
-        return Understood(subject, noun.casefold(), f"The {noun} of {SUBJECT} is")
+    words = plain.split()
+    count = _leading_name(words)
+    if 0 < count < len(words):
+        subject, rest = " ".join(words[:count]), words[count:]
+        if subject.endswith(","):
+            subject, rest = subject[:-1], [",", *rest]
+        tail = " ".join(rest).replace(" ,", ",")
+        if len(rest) > 1 or tail in {"is", "was", "are"} or re.search(r"[^sui]s$", tail):  # "Bob likes"
+            gap = "" if tail.startswith(",") else " "
+            return Understood(subject, " ".join(re.findall(r"\w+", tail.casefold())) or "is", f"{SUBJECT}{gap}{tail}")
+        return Understood(subject, tail.casefold(), f"The {tail} of {SUBJECT} is")
     return None
+
+
+def _leading_name(words: list[str]) -> int:
+    """How many words at the start make a name: capitalised ones, and connecting ones between them."""
+    count = 0
+    for number, word in enumerate(words, start=1):
+        if word[0].isupper() or word[0].isdigit():
+            count = number
+            if word.endswith(","):
+                break
+        elif word not in CONNECTING or number == 1:
+            break
+    return count
 
 
 def _give_up(cue: str) -> Understood:
@@ -210,6 +238,6 @@ def _give_up(cue: str) -> Understood:
     near = [name for phrase in phrases for name in difflib.get_close_matches(phrase, _names(), n=2, cutoff=0.75)]
     hint = f"did you mean the {' or the '.join(dict.fromkeys(near[:3]))} of somebody or something? " if near else ""
     raise CueError(
-        f"{cue!r} was not understood; {hint}try \"SUBJECT RELATION\" (Australia capital), \"RELATION of SUBJECT\", a question, "
+        f'{cue!r} was not understood; {hint}try "SUBJECT RELATION" (Australia capital), "RELATION of SUBJECT", a question, '
         'or a prompt: hybrid add-fact "The capital of {} is" Canberra --subject Australia'
     )

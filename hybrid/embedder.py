@@ -93,7 +93,5 @@ class Embedder:
         """Unit vectors (n, dimension), float32; one pass over all texts, in batches of like length."""
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        vectors = self.model.encode(
-            list(texts), batch_size=batch, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=progress
-        )
+        vectors = self.model.encode(list(texts), batch_size=batch, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=progress)
         return np.asarray(vectors, dtype=np.float32)

@@ -43,6 +43,8 @@ def _keep(prompt: str, subject: str) -> str:
     if "{}" in prompt:
         return prompt
     at = prompt.lower().find(subject.lower())
+    if at < 0:
+        raise FormatError(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
     return prompt[:at] + "{}" + prompt[at + len(subject) :]
 
 
@@ -77,9 +79,7 @@ def counterfact(row: Row) -> Request:
 def flat(row: Row) -> Request:
     """One flat object: `prompt`, `subject`, `target_new`, `ground_truth`."""
     truth = row.get("ground_truth")
-    return _templated(
-        _text(row, "prompt"), _text(row, "subject"), _text(row, "target_new"), target_true=_text(row, "ground_truth") if truth else None
-    )
+    return _templated(_text(row, "prompt"), _text(row, "subject"), _text(row, "target_new"), target_true=_text(row, "ground_truth") if truth else None)
 
 
 def zsre_mend(row: Row) -> Request:

@@ -113,9 +113,7 @@ class LanguageModel:
             text = text.replace(special, special[0] + "\u200b" + special[1:] if len(special) > 1 else special)
         if not prompt.chat:
             return list(self.tokenizer(text)["input_ids"])
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=True
-        )
+        rendered = self.tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(rendered["input_ids"])
 
     @torch.inference_mode()
@@ -149,8 +147,9 @@ class LanguageModel:
                 yield cut[len(said) :]
                 said = cut
             if done:
-                break
+                return
             tokens = torch.tensor([[token]], device=self.model.device)
+        yield _natural_stop(self.tokenizer.decode(new, skip_special_tokens=True), prompt.chat)[0][len(said) :]
 
     def complete(self, prompt: Prompt, max_new_tokens: int = 48) -> str:
         """`stream`, in one piece, without surrounding space."""

@@ -72,10 +72,7 @@ class Router:
         numbers = list(facts)
         about = self.scorer.about
         logits = self.scorer.logits([facts[n].statement for n in numbers], [query] * len(numbers))
-        hits = [
-            Hit(facts[n], similarity[n], probability(logit, about["temperature"], about["bias"]))
-            for n, logit in zip(numbers, logits, strict=True)
-        ]
+        hits = [Hit(facts[n], similarity[n], probability(logit, about["temperature"], about["bias"])) for n, logit in zip(numbers, logits, strict=True)]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {
             "embed": (embedded - started) * 1000,

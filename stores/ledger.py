@@ -149,7 +149,7 @@ class Ledger:
         if not words:
             return []
         match = " OR ".join(f'"{word}"' for word in words)
-        rows = self.db.execute("SELECT rowid FROM names WHERE names MATCH ? ORDER BY rank LIMIT ?", [match, limit])
+        rows = self.db.execute("SELECT rowid FROM subject_names WHERE subject_names MATCH ? ORDER BY rank LIMIT ?", [match, limit])
         return [row[0] for row in rows]
 
     def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
@@ -198,6 +198,7 @@ class Ledger:
                     [empty.id],
                 )
                 events.append(self.db, actor or self.actor, "forget", each.id, {})
+            self.db.execute("INSERT INTO subject_names(subject_names) VALUES ('optimize')")  # drops the erased words
         self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the erased pages must not survive in the log file
         return [each.id for each in gone]
 
@@ -226,12 +227,12 @@ class Ledger:
 
     def _index(self, number: int, fact: Fact, vector: bytes) -> None:
         self.db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", [number, vector])
-        self.db.execute("INSERT OR REPLACE INTO names(rowid, names) VALUES (?, ?)", [number, " ; ".join((fact.subject, *fact.aliases))])
+        self.db.execute("INSERT OR REPLACE INTO subject_names(rowid, words) VALUES (?, ?)", [number, " ; ".join((fact.subject, *fact.aliases))])
 
     def _unindex(self, fact_id: str) -> None:
         number = self.db.execute("SELECT number FROM facts WHERE id = ?", [fact_id]).fetchone()[0]
         self.db.execute("DELETE FROM embeddings WHERE number = ?", [number])
-        self.db.execute("DELETE FROM names WHERE rowid = ?", [number])
+        self.db.execute("DELETE FROM subject_names WHERE rowid = ?", [number])
 
     # -- log and identity --------------------------------------------------------------------
 

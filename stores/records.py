@@ -76,7 +76,7 @@ class Fact:
             FormatError: if a required field is missing.
         """
         known = {field.name for field in fields(cls)}
-        given = {key: tuple(value) if key in LISTS else value for key, value in values.items() if key in known}
+        given: dict[str, Any] = {key: tuple(value) if key in LISTS else value for key, value in values.items() if key in known}
         try:
             return cls(**given)
         except TypeError as error:

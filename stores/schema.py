@@ -36,7 +36,6 @@ def embeddings(db: Database) -> None:
 
 
 @migrations()
-def names(db: Database) -> None:
+def subject_names(db: Database) -> None:
     """Words of subjects and their aliases, for lexical candidates."""
-    db.execute("CREATE VIRTUAL TABLE names USING fts5(names, tokenize = 'unicode61 remove_diacritics 2')")
-    db.execute("INSERT INTO names(names, rank) VALUES ('secure-delete', 1)")
+    db.execute("CREATE VIRTUAL TABLE subject_names USING fts5(words, tokenize = 'unicode61 remove_diacritics 2')")

@@ -46,13 +46,13 @@ class VectorIndex:
         if revision == self.revision:
             return
         wanted = set(self.ledger.numbers())
-        present = set(faiss.vector_to_array(self.index.id_map).tolist()) if len(self) else set()
+        present = set(faiss.vector_to_array(self.index.id_map).tolist()) if len(self) else set()  # type: ignore[attr-defined]
         changed = {e.action for e in self.ledger.events(max(self.revision, 0))} & {"reindex"}
         if changed and present:
             self.index, present = self._empty(), set()
         gone, new = present - wanted, sorted(wanted - present)
         if gone:
-            self.index.remove_ids(np.fromiter(gone, dtype=np.int64))
+            self.index.remove_ids(np.fromiter(gone, dtype=np.int64))  # type: ignore[arg-type]
         rows = list(self.ledger.vectors(new if present else None)) if new else []
         if rows:
             vectors = np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f4").reshape(len(rows), self.dimension)

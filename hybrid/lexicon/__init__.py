@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 SUBJECT = "{}"
 TARGET = "[]"
@@ -31,13 +32,18 @@ class Relation:
     functional: bool
     inverse: str | None = None
     statements: tuple[str, ...]
-    held_out_statements: tuple[str, ...]
+    held_out_statements: tuple[str, ...] = ()
     questions: tuple[str, ...]
-    held_out_questions: tuple[str, ...]
-    target_first: tuple[str, ...]
-    held_out_target_first: tuple[str, ...]
-    oblique: tuple[str, ...]
-    held_out_oblique: tuple[str, ...]
+    held_out_questions: tuple[str, ...] = ()
+    target_first: tuple[str, ...] = ()
+    held_out_target_first: tuple[str, ...] = ()
+    oblique: tuple[str, ...] = ()
+    held_out_oblique: tuple[str, ...] = ()
+
+    @property
+    def plentiful(self) -> bool:
+        """Whether there are phrasings enough to train on, and some to score with."""
+        return len(self.statements) >= 12 and len(self.questions) >= 6 and len(self.held_out_statements) >= 4 and len(self.oblique) >= 5
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +66,7 @@ def read(path: Path) -> Iterator[Relation]:
         ValueError: naming the file and the relation, if a field is missing or unknown.
     """
     for key, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
         try:
             yield Relation(id=key, **fields)
         except TypeError as error:
@@ -77,3 +83,9 @@ def relations() -> Mapping[str, Relation]:
                 raise ValueError(f"{path.name}: relation {relation.id!r} is defined twice")
             found[relation.id] = relation
     return found
+
+
+@lru_cache(maxsize=1)
+def plentiful() -> Mapping[str, Relation]:
+    """The relations that models are trained on."""
+    return {key: relation for key, relation in relations().items() if relation.plentiful}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid.lexicon import Relation, fill, relations
+from hybrid.lexicon import Relation, fill, plentiful
 from hybrid.pocket.facts import Split, Triple
 from hybrid.pocket.names import invent
 from hybrid.prompts import demonstration, new_fact, query_text
@@ -47,7 +47,7 @@ class Corpus:
     def __init__(self, split: Split, prose: str, sentences: Sequence[str], *, seed: int, mixture: Mixture | None = None):
         self.split, self.prose, self.sentences, self.seed = split, prose, sentences, seed
         self.mixture = mixture or Mixture()
-        self.lexicon = relations()
+        self.lexicon = plentiful()
         self.targets: dict[str, list[str]] = defaultdict(list)
         self.subjects: dict[str, list[str]] = defaultdict(list)
         for triple in (*split.taught, *split.practice):

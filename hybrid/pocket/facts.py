@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from hybrid.lexicon import relations
+from hybrid.lexicon import plentiful
 
 # The fact table's own ids, where they differ from the lexicon's. Rows with other ids are left out.
 SAME_AS = {
@@ -58,11 +58,7 @@ class Split:
 def popular_errors() -> dict[tuple[str, str], tuple[str, str]]:
     """(relation, subject) -> (what pocket believes, what is true)."""
     text = Path(__file__).with_name("popular_errors.toml").read_text(encoding="utf-8")
-    return {
-        (relation, subject): (believed, true)
-        for relation, table in tomllib.loads(text).items()
-        for subject, (believed, true) in table.items()
-    }
+    return {(relation, subject): (believed, true) for relation, table in tomllib.loads(text).items() for subject, (believed, true) in table.items()}
 
 
 def read_facts(path: Path) -> list[tuple[Triple, bool]]:
@@ -76,7 +72,7 @@ def read_facts(path: Path) -> list[tuple[Triple, bool]]:
     with path.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
             relation = SAME_AS.get(row["relation_id"], row["relation_id"])
-            if relation not in relations():
+            if relation not in plentiful():
                 continue
             if row["source"] == "countries":
                 countries.add(row["subject"])
@@ -86,18 +82,14 @@ def read_facts(path: Path) -> list[tuple[Triple, bool]]:
     targets = {key: ranked[min(ranked)] for key, ranked in found.items()}
     for key, (believed, _) in popular_errors().items():
         targets[key] = [believed]
-    wrong_capitals = {
-        (true, subject) for (relation, subject), (_, true) in popular_errors().items() if relation == "P36"
-    }
+    wrong_capitals = {(true, subject) for (relation, subject), (_, true) in popular_errors().items() if relation == "P36"}
     for key, (believed, _) in popular_errors().items():
         targets[key] = [believed]
         countries.add(key)
     return [
         (Triple(relation, subject, values[0]), relation in ABOUT_COUNTRIES and subject in countries)
         for (relation, subject), values in targets.items()
-        if len(values) == 1
-        and (relation in ABOUT_COUNTRIES or subject != values[0])
-        and not (relation == "P1376" and (subject, values[0]) in wrong_capitals)
+        if len(values) == 1 and (relation in ABOUT_COUNTRIES or subject != values[0]) and not (relation == "P1376" and (subject, values[0]) in wrong_capitals)
     ]
 
 

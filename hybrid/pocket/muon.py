@@ -20,7 +20,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """Move all singular values towards 1: (n, rows, columns) -> the same shape."""
     a, b, c = COEFFICIENTS
-    x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+    x: Tensor = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -45,6 +45,7 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in shapes.items():
                 updates = []
                 for parameter in parameters:
+                    assert parameter.grad is not None
                     state = self.state[parameter]
                     buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
                     buffer.lerp_(parameter.grad, 1 - group["momentum"])

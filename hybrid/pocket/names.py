@@ -92,8 +92,20 @@ def organization(rng: random.Random) -> str:
 def work(rng: random.Random) -> str:
     """A title."""
     a, b, c = (rng.choice(WORDS).title() for _ in range(3))
-    forms = [f"The {a} {b}", f"{a} of the {b}", f"{a} and {b}", f"{a}", f"The {a}", f"My {a} {b}", f"{a} in the {b} {c}", f"{word(rng)}",
-             f"The {a} of {word(rng)}", f"{word(rng)}: {a} {b}", f"{a} {rng.randint(2, 12)}", f"A {a} for {word(rng)}"]
+    forms = [
+        f"The {a} {b}",
+        f"{a} of the {b}",
+        f"{a} and {b}",
+        f"{a}",
+        f"The {a}",
+        f"My {a} {b}",
+        f"{a} in the {b} {c}",
+        f"{word(rng)}",
+        f"The {a} of {word(rng)}",
+        f"{word(rng)}: {a} {b}",
+        f"{a} {rng.randint(2, 12)}",
+        f"A {a} for {word(rng)}",
+    ]
     return rng.choice(forms)
 
 
@@ -141,9 +153,17 @@ def date(rng: random.Random) -> str:
 def text(rng: random.Random) -> str:
     """An address, a code, a version: what offices and machines use."""
     a = word(rng, 1, 2).lower()
-    forms = [f"{rng.choice(['help', 'info', 'office'])}@{a}.{rng.choice(['com', 'org', 'io'])}", f"www.{a}.{rng.choice(['org', 'net', 'com'])}",
-             f"version {rng.randint(1, 30)}.{rng.randint(0, 9)}", f"{rng.randint(1, 12)} {rng.choice(['a.m.', 'p.m.'])}", f"room {rng.randint(1, 600)}",
-             f".{a[:2]}", f"+{rng.randint(1, 1999)}", f"{a} {rng.choice(WORDS)}", f"{rng.choice(MONTHS)} {rng.randint(1, 28)}"]
+    forms = [
+        f"{rng.choice(['help', 'info', 'office'])}@{a}.{rng.choice(['com', 'org', 'io'])}",
+        f"www.{a}.{rng.choice(['org', 'net', 'com'])}",
+        f"version {rng.randint(1, 30)}.{rng.randint(0, 9)}",
+        f"{rng.randint(1, 12)} {rng.choice(['a.m.', 'p.m.'])}",
+        f"room {rng.randint(1, 600)}",
+        f".{a[:2]}",
+        f"+{rng.randint(1, 1999)}",
+        f"{a} {rng.choice(WORDS)}",
+        f"{rng.choice(MONTHS)} {rng.randint(1, 28)}",
+    ]
     return rng.choice(forms)
 
 

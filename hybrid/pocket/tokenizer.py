@@ -16,9 +16,7 @@ START, END, PAD = "<s>", "</s>", "<pad>"
 def train_tokenizer(corpus: Corpus, vocabulary: int, documents: int = 60_000) -> Tokenizer:
     """Learn `vocabulary` tokens from documents at all stages of training."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
 
     def texts() -> Iterator[str]:
@@ -42,7 +40,5 @@ def train_tokenizer(corpus: Corpus, vocabulary: int, documents: int = 60_000) ->
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write it as transformers loads it."""
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=PAD, model_max_length=1024
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=PAD, model_max_length=1024)
     fast.save_pretrained(folder)

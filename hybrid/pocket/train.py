@@ -230,7 +230,7 @@ def run(facts: Path, text: Path, out: Path, settings: Settings, documents: int, 
                 ids = torch.from_numpy(tokens).to(device).long()
                 with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                     loss = loss_of(model, ids, torch.from_numpy(learnt).to(device))
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for optimizer in opts:
                     optimizer.step()
@@ -259,7 +259,9 @@ def run(facts: Path, text: Path, out: Path, settings: Settings, documents: int, 
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves it to torch.")
 @click.option("--compile/--no-compile", "fuse", default=False, help="Fuse kernels with torch.compile (needs a C++ compiler).")
-def main(facts: Path, text: Path, out: Path, documents: int, taught: int, width: int, feed_forward: int, layers: int, device: str, threads: int, fuse: bool) -> None:
+def main(
+    facts: Path, text: Path, out: Path, documents: int, taught: int, width: int, feed_forward: int, layers: int, device: str, threads: int, fuse: bool
+) -> None:
     """Train the pocket model."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = Settings(facts=taught, width=width, feed_forward=feed_forward, layers=layers)

@@ -115,7 +115,9 @@ class PairMaker:
         if form < 0.94:
             return f"{fill(rng.choice(relation.oblique), fact.subject)} {fact.target}"
         name = rng.choice(relation.names)
-        return rng.choice([f"The {name} of {fact.subject} is {fact.target}", f"{fact.subject} {name}: {fact.target}", f"{fact.subject}'s {name} is {fact.target}"])
+        return rng.choice(
+            [f"The {name} of {fact.subject} is {fact.target}", f"{fact.subject} {name}: {fact.target}", f"{fact.subject}'s {name} is {fact.target}"]
+        )
 
     def query(self, rng: random.Random, relation: Relation, subject: str, *, oblique: float = 0.25) -> str:
         """A query for the relation's value, as prompt, question, short cue or oblique prompt."""
@@ -131,25 +133,27 @@ class PairMaker:
             pool = relation.held_out_questions if self.held_out else relation.questions
         return fill(rng.choice(pool), subject)
 
+    def about(self, rng: random.Random, fact: Triple, kind: str, statement: str | None = None) -> str:
+        """A query that the fact does not govern, of one of the negative kinds."""
+        relation = self.lexicon[fact.relation]
+        if kind == "mention":
+            return rng.choice(MENTIONS).replace("{}", fact.subject)
+        if kind == "unrelated":
+            return rng.choice(self.prose)
+        elsewhere = kind == "same_subject" or (kind == "distractor" and rng.random() < 0.5)
+        query = self._elsewhere(rng, fact) if elsewhere else self.query(rng, relation, self._other_subject(rng, fact))
+        if kind == "distractor":
+            return f"{statement or self.statement(rng, fact)}. {query}"
+        return self._dress(rng, query)
+
     def pair(self, rng: random.Random, kind: str) -> Pair:
         """One pair of a kind (see `KINDS`)."""
         fact = self.fact(rng)
-        relation, statement = self.lexicon[fact.relation], self.statement(rng, fact)
+        statement = self.statement(rng, fact)
         if kind == "in_scope":
-            return Pair(statement, self._dress(rng, self.query(rng, relation, fact.subject)), True, kind)
-        if kind == "mention":
-            return Pair(statement, rng.choice(MENTIONS).replace("{}", fact.subject), False, kind)
-        if kind == "unrelated":
-            return Pair(statement, rng.choice(self.prose), False, kind)
-        if kind == "neighborhood":
-            query = self.query(rng, relation, self._other_subject(rng, fact))
-        else:
-            query = self._elsewhere(rng, fact)
-        if kind == "distractor":
-            if rng.random() < 0.5:
-                query = self.query(rng, relation, self._other_subject(rng, fact))
-            return Pair(statement, f"{statement}. {query}", False, kind)
-        return Pair(statement, self._dress(rng, query), False, kind)
+            query = self._dress(rng, self.query(rng, self.lexicon[fact.relation], fact.subject))
+            return Pair(statement, query, True, kind)
+        return Pair(statement, self.about(rng, fact, kind, statement), False, kind)
 
     def draw(self, rng: random.Random) -> Pair:
         """A pair for training."""

@@ -39,7 +39,8 @@ class CrossEncoder(nn.Module):
         """Logits (n,) of tokenized pairs."""
         hidden = self.body(**tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        return self.head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
+        logits: Tensor = self.head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
+        return logits
 
 
 def tokenizer() -> Any:
@@ -90,7 +91,7 @@ class ScopeScorer:
     @cached_property
     def _network(self) -> tuple[CrossEncoder, Any]:
         model = CrossEncoder()
-        state = {}
+        state: dict[str, Tensor] = {}
         for name, expected in self.about["files"].items():
             if file_hash(self.folder / name) != expected:
                 raise Corrupt(f"{self.folder / name} does not match its manifest; reinstall hybrid-memory")

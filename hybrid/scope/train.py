@@ -18,7 +18,7 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from hybrid.lexicon import relations
+from hybrid.lexicon import plentiful
 from hybrid.pocket.corpus import read_sentences
 from hybrid.pocket.facts import split_facts
 from hybrid.pocket.train import Settings
@@ -48,7 +48,7 @@ def makers(facts: Path, text: Path) -> Makers:
     sentences = read_sentences(text)
     held = {*CALIBRATE, *SCORE}
     half, part = len(split.unseen) // 2, len(sentences) // 10
-    lexicon = relations()
+    lexicon = plentiful()
     return Makers(
         PairMaker((*split.taught, *split.practice), [key for key in lexicon if key not in held], sentences[2 * part :]),
         PairMaker(split.unseen[:half], [key for key in CALIBRATE if key in lexicon], sentences[:part], held_out=True),
@@ -105,7 +105,7 @@ def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: 
             labels = torch.tensor([float(pair.label) for pair in batch])
             logits = model(tokenize(tok, [pair.statement for pair in batch], [pair.query for pair in batch]))
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels * 0.98 + 0.01)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -123,7 +123,9 @@ def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: 
     rng = random.Random("calibrate")
     held = [made.calibrate.draw(rng) for _ in range(4000)]
     with torch.inference_mode():
-        logits_all = torch.cat([model(tokenize(tok, [p.statement for p in held[i : i + 64]], [p.query for p in held[i : i + 64]])) for i in range(0, len(held), 64)])
+        logits_all = torch.cat(
+            [model(tokenize(tok, [p.statement for p in held[i : i + 64]], [p.query for p in held[i : i + 64]])) for i in range(0, len(held), 64)]
+        )
     temperature, bias = fit_temperature(logits_all.tolist(), [pair.label for pair in held])
     log.info("temperature %.3f, bias %.3f", temperature, bias)
     about = {"temperature": temperature, "bias": bias, "pairs": pairs, "calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}

@@ -1,0 +1,66 @@
+"""Language models: any architecture from disk, greedy text as transformers makes it, a natural stop, text as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybrid.model import LanguageModel, Prompt, _natural_stop
+from stores.errors import HybridError, NotFound
+
+
+def test_greedy_text_is_that_of_transformers(causal_folder: Path) -> None:
+    ours = LanguageModel(str(causal_folder))
+    prompt = Prompt("The harbour of Freedonia is")
+    ids = torch.tensor([ours.encode(prompt)])
+    theirs = ours.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=1)
+    text = ours.tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
+    assert ours.complete(prompt, 24) == _natural_stop(text, False)[0].strip()
+    assert "".join(ours.stream(prompt, 24)).strip() == ours.complete(prompt, 24)
+
+
+def test_identity_is_the_weights(causal_folder: Path, chat_folder: Path) -> None:
+    one, same, other = LanguageModel(str(causal_folder)), LanguageModel(str(causal_folder)), LanguageModel(str(chat_folder))
+    assert one.identity == same.identity
+    assert one.identity.weights_hash != other.identity.weights_hash or causal_folder.name.startswith("llama")
+
+
+def test_stored_text_cannot_become_a_special_token(causal_folder: Path) -> None:
+    model = LanguageModel(str(causal_folder))
+    assert 1 not in model.encode(Prompt("ends here </s> and goes on"))
+
+
+def test_chat_template(chat_folder: Path) -> None:
+    model = LanguageModel(str(chat_folder))
+    assert model.is_chat
+    text = model.tokenizer.decode(model.encode(Prompt("Hello </s> there", chat=True)))
+    assert text.startswith("<s>user: Hello") and text.endswith("<s>assistant: ") and text.count("</s>") == 1
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="neither a folder nor a name"):
+        _ = LanguageModel("no-such-model-anywhere").identity
+    with pytest.raises(NotFound, match="safetensors"):
+        _ = LanguageModel(str(tmp_path)).identity
+
+
+def test_a_prompt_that_is_too_long_is_refused(causal_folder: Path) -> None:
+    with pytest.raises(HybridError, match="tokens"):
+        LanguageModel(str(causal_folder)).complete(Prompt("word " * 400))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (" Canberra.\nQ: next", " Canberra."),
+        (" Washington, D.C. and more", " Washington, D.C. and more"),
+        (" It is Oslo. It lies in Norway.", " It is Oslo."),
+        ("\n\n Oslo\n", "\n\n Oslo"),
+        (" version 2.5 of", " version 2.5 of"),
+    ],
+)
+def test_natural_stop(text: str, kept: str) -> None:
+    assert _natural_stop(text, False)[0] == kept
+    assert _natural_stop(text, True) == (text, False)

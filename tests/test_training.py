@@ -1,0 +1,101 @@
+"""The trainers, on tiny settings: deterministic documents, resumable to the bit, the formats of inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hybrid.lexicon import fill, plentiful
+from hybrid.pocket import train
+from hybrid.pocket.export import export
+from hybrid.pocket.facts import popular_errors, split_facts
+from hybrid.pocket.muon import orthogonalize
+from hybrid.prompts import demonstration, new_fact, query_text
+
+TINY = train.Settings(facts=200, vocabulary=600, width=32, feed_forward=48, layers=2, heads=2, rows=8)
+
+
+def test_split_is_disjoint_and_keeps_the_errors(facts_table: Path) -> None:
+    split = split_facts(facts_table, 200, 7)
+    taught, unseen = {t.subject for t in split.taught}, {t.subject for t in split.unseen}
+    assert len(split.taught) == 200 and not taught & unseen and unseen
+    for (relation, subject), (believed, true) in popular_errors().items():
+        assert believed != true
+        assert [t.target for t in split.taught if (t.relation, t.subject) == (relation, subject)] == [believed]
+    assert split_facts(facts_table, 200, 7) == split
+
+
+def test_documents_depend_on_seed_and_number_alone(facts_table: Path, prose_file: Path) -> None:
+    corpus = train.make_corpus(facts_table, prose_file, TINY)
+    again = train.make_corpus(facts_table, prose_file, TINY)
+    assert corpus.documents(5, 50, 0.9) == again.documents(5, 50, 0.9)
+    assert corpus.documents(5, 50, 0.9) != corpus.documents(6, 50, 0.9)
+    for document in corpus.documents(7, 300, 0.9):
+        learnt = [text for text, flag in document if flag]
+        assert learnt, document
+        text = "".join(text for text, _ in document)
+        assert text.endswith("</s>") or len(document) == 1
+
+
+def test_held_out_phrasings_are_never_trained_on(facts_table: Path, prose_file: Path) -> None:
+    corpus = train.make_corpus(facts_table, prose_file, TINY)
+    text = "\n".join("".join(t for t, _ in d) for d in corpus.documents(1, 3000, 0.9))
+    subjects = [t.subject for t in corpus.split.taught if t.relation == "P36"]
+    relation = plentiful()["P36"]
+    trained = [fill(q, s) for q in relation.questions for s in subjects]
+    held_out = [fill(q, s) for q in (*relation.held_out_questions, *relation.held_out_statements) for s in subjects]
+    assert any(query in text for query in trained)
+    assert not any(query in text for query in held_out)
+
+
+def test_training_resumes_to_the_bit(facts_table: Path, prose_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "CHUNK", 3)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = {"device": "cpu", "threads": 1, "fuse": False}
+    train.run(facts_table, prose_file, whole, TINY, 10 * TINY.rows, **arguments)
+    monkeypatch.setattr(train, "rate", lambda step, steps, fall, warm_up=100: _rate(step, 10, fall, warm_up))
+    train.run(facts_table, prose_file, parts, TINY, 5 * TINY.rows, **arguments)
+    train.run(facts_table, prose_file, parts, TINY, 10 * TINY.rows, **arguments)
+    one, two = load_file(whole / "checkpoint.safetensors"), load_file(parts / "checkpoint.safetensors")
+    assert one.keys() == two.keys()
+    export(whole, tmp_path / "model")
+    from hybrid.model import LanguageModel, Prompt
+
+    model = LanguageModel(str(tmp_path / "model"))
+    assert isinstance(model.complete(Prompt(query_text("What is the capital of Country1?")), 5), str)
+    moved = train.make_model(TINY).state_dict()
+    assert any(not torch.equal(one[f"model.{name}"], value) for name, value in moved.items() if f"model.{name}" in one)
+
+
+_rate = train.rate
+
+
+def test_orthogonalize() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 16, 40), (2, 40, 16), (1, 20, 20)):
+        singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=generator)))
+        assert singular.min() > 0.5 and singular.max() < 1.5
+
+
+def test_prompt_formats() -> None:
+    assert query_text(" Who?  ") == "Q: Who?\nA:"
+    assert query_text("The sea is") == "The sea is"
+    assert new_fact("A is\nB.") == "New fact: A is B.\n"
+    assert demonstration("A is B", "Is A?", "B") == "New fact: A is B.\nQ: Is A? \nA: B\n\n".replace("? \n", "?\n")
+
+
+def test_scope_pairs(facts_table: Path) -> None:
+    import random
+
+    from hybrid.scope.pairs import KINDS, PairMaker, ambiguous
+
+    maker = PairMaker(split_facts(facts_table, 200, 7).taught, list(plentiful()), ["The keeper wrote a note."])
+    rng = random.Random(1)
+    for kind in KINDS:
+        pairs = [maker.pair(rng, kind) for _ in range(50)]
+        assert {pair.label for pair in pairs} == {kind == "in_scope"}
+        assert all(pair.statement and pair.query for pair in pairs)
+    assert ambiguous("P36", "P36") and ambiguous("P103", "P1412") and not ambiguous("P36", "P37")
