@@ -1,6 +1,6 @@
 """How long a fact takes to store: one at a time on a warm process, and in bulk beside the embedder alone.
 
-    python bench/insert.py --out bench/results/insert.json
+python bench/insert.py --out bench/results/insert.json
 """
 
 from __future__ import annotations

@@ -51,7 +51,10 @@ def main(file: Path, limit: int, seed: int, out: Path | None, failures: bool) ->
             counts["locality"] += beside.text == old
             counts["locality_silent"] += beside.route == "base"
             if failures and (not starts_with(answer.text, record["target_new"]) or beside.route != "base"):
-                click.echo(f"{fact.fact.statement} | {record['rephrase_prompt']} -> {answer.text} [{answer.route}] | {record['locality_prompt']} [{beside.route}]", err=True)
+                click.echo(
+                    f"{fact.fact.statement} | {record['rephrase_prompt']} -> {answer.text} [{answer.route}] | {record['locality_prompt']} [{beside.route}]",
+                    err=True,
+                )
     command = f"python bench/rephrase.py {file.name} --limit {limit} --seed {seed}"
     result = {"command": command, "records": limit, **{name: round(value / limit, 4) for name, value in counts.items() if name != "oracle"}}
     result["read_when_right_fact_fired"] = round(counts["oracle"] / max(1, counts["rephrase_right_fact"]), 4)

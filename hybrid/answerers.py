@@ -7,6 +7,9 @@ from hybrid.demonstrations import Demonstrator
 from hybrid.model import LanguageModel, Prompt
 from hybrid.prompts import new_fact, query_text
 
+RESERVED = 64
+"""Tokens of the context that demonstrations leave to the answer."""
+
 
 class Answerer:
     """Turns a query and a decision into the prompt that the model completes."""
@@ -22,4 +25,8 @@ class Answerer:
             return Prompt(asked, chat)
         demonstrations = self.demonstrator.write(query, decision.governing, decision.candidates)
         facts = "".join(new_fact(hit.fact.statement) for hit in reversed(decision.governing))
-        return Prompt(f"{demonstrations}{facts}{asked}", chat)
+        prompt = Prompt("".join(demonstrations) + facts + asked, chat)
+        while demonstrations and len(self.model.encode(prompt)) > self.model.context - RESERVED:
+            demonstrations = demonstrations[1:]  # the farthest goes first
+            prompt = Prompt("".join(demonstrations) + facts + asked, chat)
+        return prompt

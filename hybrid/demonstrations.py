@@ -57,10 +57,10 @@ class Demonstrator:
         examples = shipped()
         return examples, self.embedder.embed([example.statement for example in examples])
 
-    def write(self, query: str, governing: Sequence[Hit], neighbours: Sequence[Hit]) -> str:
-        """Demonstrations, the farthest neighbour first, as text that precedes the new facts."""
+    def write(self, query: str, governing: Sequence[Hit], neighbours: Sequence[Hit]) -> list[str]:
+        """Demonstrations, the farthest neighbour first, each a text that precedes the new facts."""
         if self.count == 0:
-            return ""
+            return []
         inside = {hit.fact.id for hit in governing}
         subjects = {hit.fact.subject.casefold() for hit in governing}
         own = [
@@ -82,4 +82,4 @@ class Demonstrator:
                 written.append(demonstration(example.statement, example.prompt, example.target_new))
             else:
                 written.append(demonstration(example.statement, example.wording, example.target_new))
-        return "".join(reversed(written))
+        return written[::-1]

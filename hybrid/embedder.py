@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.loading import quiet
 from stores.errors import Corrupt, NotFound
 from stores.records import Identity
 
@@ -64,7 +65,8 @@ class Embedder:
 
         path = str(minilm_folder()) if self.name == DEFAULT else self.name
         try:
-            return SentenceTransformer(path, device=self.device or "cpu", trust_remote_code=False)
+            with quiet():
+                return SentenceTransformer(path, device=self.device or "cpu", trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise NotFound(f"no embedder {self.name!r}: {error}; give a sentence-transformers name or the path of a folder") from error
 

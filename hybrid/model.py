@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hybrid.embedder import file_hash
+from hybrid.loading import quiet
 from stores.errors import Corrupt, HybridError, NotFound
 from stores.records import Identity
 
@@ -86,7 +87,8 @@ class LanguageModel:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             dtype: Any = torch.float32 if self.name == POCKET else getattr(torch, self.dtype) if self.dtype else "auto"
-            loaded = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            with quiet():
+                loaded = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise NotFound(f"{self.name!r} cannot be loaded as a causal language model: {error}") from error
         return loaded.to(device).eval()
@@ -106,6 +108,11 @@ class LanguageModel:
         """Whether the model wants its chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
+    @property
+    def context(self) -> int:
+        """How many tokens the model can take in."""
+        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids. Text is data: a special token's name in it does not become that token."""
         text = prompt.text
@@ -124,10 +131,9 @@ class LanguageModel:
             HybridError: if the prompt leaves no room in the model's context.
         """
         ids = self.encode(prompt)
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
-        room = min(max_new_tokens, limit - len(ids))
+        room = min(max_new_tokens, self.context - len(ids))
         if room < 1:
-            raise HybridError(f"the prompt has {len(ids)} tokens and {self.name} reads {limit}; ask something shorter, or use fewer demonstrations")
+            raise HybridError(f"the prompt has {len(ids)} tokens and {self.name} reads {self.context}; ask something shorter")
         ends = _end_tokens(self.model, self.tokenizer)
         tokens, cache, said = torch.tensor([ids], device=self.model.device), None, ""
         new: list[int] = []

@@ -6,6 +6,8 @@ import re
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
 from hybrid.scope.scorer import ScopeScorer
@@ -55,6 +57,7 @@ class Router:
     def candidates(self, query: str) -> tuple[list[Hit], dict[str, float]]:
         """The facts nearest to the query by meaning or by name, scored, best first; and what each step took."""
         started = time.perf_counter()
+        self.index.refresh()
         last = SENTENCE.split(query.strip())[-1]
         views = [query] if last == query.strip() or len(last) < 8 else [query, last]
         vectors = self.embedder.embed(views)
@@ -65,8 +68,8 @@ class Router:
                 similarity[number] = max(cosine, similarity.get(number, -1.0))
         named = [n for n in self.ledger.search_names(last, self.policy.candidates) if n not in similarity]
         if named:
-            for number, cosine in zip(named, (self.index.vector(named) @ vectors.T).max(axis=1), strict=True):
-                similarity[number] = float(cosine)
+            for number, stored in self.ledger.vectors(named):
+                similarity[number] = float((vectors @ np.frombuffer(stored, dtype="<f4")).max())
         searched = time.perf_counter()
         facts = self.ledger.by_number(similarity)
         numbers = list(facts)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import faiss
@@ -66,10 +65,6 @@ class VectorIndex:
             return [[] for _ in queries]
         scores, numbers = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         return [[(int(n), float(s)) for n, s in zip(ns, ss, strict=True) if n >= 0] for ns, ss in zip(numbers, scores, strict=True)]
-
-    def vector(self, numbers: Sequence[int]) -> Matrix:
-        """Stored vectors by row number, (n, d)."""
-        return np.stack([self.index.reconstruct(int(number)) for number in numbers])
 
     # -- the file ----------------------------------------------------------------------------
 

@@ -28,9 +28,9 @@ class Mixture:
     """Shares of the kinds of documents, and the share of training after which contexts grow long."""
 
     prose: float = 0.02
-    closed: float = 0.5
+    closed: float = 0.4
     """By heart: no context."""
-    retain: float = 0.14
+    retain: float = 0.18
     """A fact known by heart is asked while the context holds facts about other things."""
     several_from: float = 0.25
 

@@ -45,11 +45,11 @@ def queries(maker: PairMaker, facts: list[Triple], kind: str, count: int, rng: r
         if kind == "oblique":
             found.append((fact, fill(rng.choice(relation.held_out_oblique), fact.subject)))
             continue
-        for _ in range(20):
-            query = maker.about(rng, fact, kind)
-            if not any(f"{subject}" in query.casefold() and (rel, subject) in stored and subject != fact.subject.casefold() for rel, subject in stored):
-                found.append((fact, query))
-                break
+        query = maker.about(rng, fact, kind)
+        words = set(query.casefold().split())
+        mentioned = {(rel, subject) for rel, subject in stored if subject in query.casefold() and words & set(subject.split())}
+        if not mentioned - {(fact.relation, fact.subject.casefold())}:  # no other stored fact may govern the query
+            found.append((fact, query))
     return found
 
 

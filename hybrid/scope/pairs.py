@@ -158,7 +158,7 @@ class PairMaker:
     def draw(self, rng: random.Random) -> Pair:
         """A pair for training."""
         kinds = ("in_scope", "same_subject", "neighborhood", "distractor", "mention", "unrelated")
-        return self.pair(rng, rng.choices(kinds, (42, 27, 15, 8, 5, 3))[0])
+        return self.pair(rng, rng.choices(kinds, (40, 34, 15, 5, 4, 2))[0])
 
     def _dress(self, rng: random.Random, query: str) -> str:
         form = rng.random()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hybrid.embedder import file_hash, minilm_folder
+from hybrid.loading import quiet
 from stores.errors import Corrupt
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,7 +32,9 @@ class CrossEncoder(nn.Module):
         super().__init__()
         from transformers import AutoModel
 
-        self.body: Any = AutoModel.from_pretrained(minilm_folder(), add_pooling_layer=False, attn_implementation="sdpa")
+        with quiet():
+            self.body: Any = AutoModel.from_pretrained(minilm_folder(), attn_implementation="sdpa")
+        self.body.pooler = None  # means are pooled instead
         self.head = nn.Linear(self.body.config.hidden_size, 1)
         self.body.embeddings.requires_grad_(False)
 

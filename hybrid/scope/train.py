@@ -28,8 +28,8 @@ from policies.scope import fit_temperature
 
 log = logging.getLogger(__name__)
 
-CALIBRATE = ("P37", "P19", "P740", "P1303", "P57", "P246", "price", "P169", "P451", "P463")
-SCORE = ("P36", "P1376", "P20", "P159", "P50", "P112", "P84", "P166", "deadline", "P108", "P26")
+CALIBRATE = ("P37", "P19", "P740", "P1303", "P57", "P246", "price", "P169", "P463")
+SCORE = ("P20", "P159", "P50", "P84", "P166", "deadline", "P108")
 """Relations that are never trained on."""
 
 
