@@ -243,15 +243,16 @@ def _print_facts(found: Iterable[Fact], as_json: bool) -> None:
 
 @facts_group.command("show")
 @click.argument("fact_id")
+@click.option("--before", is_flag=True, help="Ask the model what it says without the fact, and remember it.")
 @store_options
-def facts_show(memory: HybridMemory, fact_id: str, as_json: bool) -> None:
+def facts_show(memory: HybridMemory, fact_id: str, before: bool, as_json: bool) -> None:
     """All that is known about a fact, by its id or the end of it.
 
     \b
     Example:
-      hybrid facts show 01KAJ8
+      hybrid facts show 01KAJ8 --before
     """
-    fact = memory.ledger.get(fact_id)
+    fact = memory.with_target_true(memory.ledger.get(fact_id)) if before else memory.ledger.get(fact_id)
     if as_json:
         _print_facts([fact], True)
         return
@@ -365,7 +366,7 @@ def chat(memory: HybridMemory, as_json: bool) -> None:
     """
     from hybrid.chat import Chat
 
-    Chat(memory, click.echo).run(default_store() / "chat_history" if sys.stdin.isatty() else None)
+    Chat(memory, click.echo).run(memory.folder / "chat_history" if sys.stdin.isatty() else None)
 
 
 # -- the store -------------------------------------------------------------------------------

@@ -166,6 +166,14 @@ class HybridMemory:
         self.ledger.restore(before, fact, self.embedder.embed([before.statement])[0].astype("<f4").tobytes(), self.author)
         return replace(before, status="active")
 
+    def with_target_true(self, fact: Fact) -> Fact:
+        """The fact with what the model says without it; asked once, then remembered."""
+        if fact.target_true is not None or fact.status == "forgotten":
+            return fact
+        text = self.ask(fact.cloze, route="base").text
+        self.ledger.fill_target_true(fact.id, text)
+        return replace(fact, target_true=text)
+
     def reindex(self) -> int:
         """Embed every fact again with this embedder, and adopt this model and embedder; returns the number of facts."""
         facts = self.ledger.facts()

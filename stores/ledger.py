@@ -164,6 +164,16 @@ class Ledger:
         """Row numbers of all active facts."""
         return [row[0] for row in self.db.execute("SELECT number FROM facts WHERE status = 'active' ORDER BY number")]
 
+    def touched(self, after: int) -> tuple[list[int], list[int]] | None:
+        """Row numbers (in force, no longer in force) of facts with events after a revision; None if all vectors changed."""
+        ids: set[str] = set()
+        for event in self.events(after):
+            if event.action == "reindex":
+                return None
+            ids |= {each for each in (event.fact_id, event.detail.get("superseded")) if each}
+        rows = [row for each in ids for row in self.db.execute("SELECT number, status FROM facts WHERE id = ?", [each])]
+        return sorted(n for n, status in rows if status == "active"), sorted(n for n, status in rows if status != "active")
+
     # -- writing -----------------------------------------------------------------------------
 
     def write(self, changes: Sequence[Change], actor: str | None = None) -> None:
@@ -216,6 +226,7 @@ class Ledger:
         """Remember what the model said before the fact was added."""
         with self.transaction():
             self.db.execute("UPDATE facts SET target_true = ? WHERE id = ? AND status != 'forgotten'", [text, fact_id])
+            events.append(self.db, self.actor, "observe", fact_id, {})
 
     def replace_vectors(self, vectors: Iterable[tuple[int, bytes]], embedder: Identity) -> None:
         """Put the vectors of another embedder in place of all, and remember the embedder."""

@@ -44,15 +44,14 @@ class VectorIndex:
         revision = self.ledger.revision()
         if revision == self.revision:
             return
-        wanted = set(self.ledger.numbers())
-        present = set(faiss.vector_to_array(self.index.id_map).tolist()) if len(self) else set()  # type: ignore[attr-defined]
-        changed = {e.action for e in self.ledger.events(max(self.revision, 0))} & {"reindex"}
-        if changed and present:
-            self.index, present = self._empty(), set()
-        gone, new = present - wanted, sorted(wanted - present)
-        if gone:
-            self.index.remove_ids(np.fromiter(gone, dtype=np.int64))  # type: ignore[arg-type]
-        rows = list(self.ledger.vectors(new if present else None)) if new else []
+        touched = self.ledger.touched(self.revision) if self.revision >= 0 else None
+        if touched is None:
+            self.index, rows = self._empty(), list(self.ledger.vectors())
+        else:
+            added, gone = touched
+            if added or gone:  # an added one may be there already: it was taken back and is in force again
+                self.index.remove_ids(np.array([*added, *gone], dtype=np.int64))  # type: ignore[arg-type]
+            rows = list(self.ledger.vectors(added))
         if rows:
             vectors = np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f4").reshape(len(rows), self.dimension)
             self.index.add_with_ids(np.ascontiguousarray(vectors), np.array([number for number, _ in rows], dtype=np.int64))

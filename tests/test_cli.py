@@ -45,6 +45,8 @@ def test_facts_forget_and_log(store: Path) -> None:
     assert second["superseded"]["target_new"] == "Sylvan"
     assert "Already known" in run("add-fact", "Freedonia capital", "Marxville", store=store).stdout
     assert "Marxville" in run("facts", "list", store=store).stdout
+    shown = json.loads(run("facts", "show", second["id"], "--before", "--json", store=store).stdout)
+    assert shown["target_true"] == json.loads(run("ask", "The capital of Freedonia is", "--route", "base", "--json", store=store).stdout)["answer"]
     history = run("facts", "history", second["id"], store=store).stdout
     assert "Sylvan" in history and "Marxville" in history
     exported = run("facts", "export", store=store).stdout

@@ -28,11 +28,11 @@ class Mixture:
     """Shares of the kinds of documents, and the share of training after which contexts grow long."""
 
     prose: float = 0.02
-    closed: float = 0.4
+    closed: float = 0.32
     """By heart: no context."""
     retain: float = 0.18
     """A fact known by heart is asked while the context holds facts about other things."""
-    several_from: float = 0.25
+    several_from: float = 0.97
 
 
 def read_sentences(path: Path, longest: int = 110) -> list[str]:

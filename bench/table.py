@@ -1,0 +1,89 @@
+"""Write the README's results from the committed JSON: `python bench/table.py` (`--check` only compares)."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+MARK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def load(name: str) -> dict[str, Any]:
+    """A committed result."""
+    found: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return found
+
+
+def percent(share: float) -> str:
+    """A share as people read it."""
+    return f"{100 * share:.1f}%"
+
+
+def pocket() -> str:
+    """The report card."""
+    card = load("pocket.json")
+    rows = [f"| {name} | {percent(row['share'])} | {percent(row['goal'])} | {'yes' if row['reached'] else '**no**'} |" for name, row in card["figures"].items()]
+    head = f"Pocket's report card ({card['facts_taught']:,} facts, {card['relations']} relations; `python -m hybrid.pocket.report`):"
+    return "\n".join([head, "", "| exact answers | measured | goal | reached |", "|---|---|---|---|", *rows])
+
+
+def scope() -> str:
+    """The router on what its classifier never saw."""
+    result = load("scope.json")
+    rows = []
+    for kind, row in result["slices"].items():
+        inside = kind in ("in_scope", "oblique")
+        share = row["right_fact"] / row["total"] if inside else 1 - row["fired"] / row["total"]
+        goal = {"in_scope": "95.0%", "oblique": "-"}.get(kind, "97.0%")
+        rows.append(f"| {kind.replace('_', ' ')} | {'right fact fires' if inside else 'silent'} | {percent(share)} | {goal} | {row['total']} |")
+    head = (
+        f"The router with {result['facts']:,} facts in memory, on relations, subjects and phrasings that the classifier never saw "
+        f"(`python -m hybrid.scope.evaluate`). Balanced accuracy {percent(result['balanced'])}; cosine with its best threshold on the same "
+        f"queries {percent(result['cosine']['balanced'])}."
+    )
+    return "\n".join([head, "", "| queries | wanted | measured | goal | asked |", "|---|---|---|---|---|", *rows])
+
+
+def rephrase() -> str:
+    """Counterfactual facts in other people's words."""
+    result = load("rephrase.json")
+    return (
+        f"{result['records']} CounterFact edits loaded together (`bench/rephrase.py`), asked in other people's words by free generation: "
+        f"{percent(result['rephrase'])} get the new target (goal 85%); the right fact fires for {percent(result['rephrase_right_fact'])} and is then read "
+        f"{percent(result['read_when_right_fact_fired'])} of the time. Neighbours' answers identical to those without memory: "
+        f"{percent(result['locality'])} (goal 97%)."
+    )
+
+
+def insert() -> str:
+    """Inserts."""
+    result = load("insert.json")
+    return (
+        f"`add-fact` on a warm process takes {result['beyond_embedding_ms_median']} ms beyond the embedding ({result['embedding_ms_median']} ms); bulk import stores "
+        f"{result['bulk_facts_per_second']:.0f} facts a second where the embedder alone does {result['embedder_alone_per_second']:.0f} (`bench/insert.py`, "
+        f"{result['machine']})."
+    )
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Exit 1 if the README is not up to date.")
+def main(check: bool) -> None:
+    """Update the README's results."""
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    body = "\n\n".join([pocket(), scope(), rephrase(), insert()])
+    new = MARK.sub(lambda match: f"{match[1]}{body}\n{match[2]}", old)
+    if check:
+        sys.exit(old != new)
+    readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
