@@ -20,7 +20,8 @@ from stores.errors import HybridError, NotFound
 
 if TYPE_CHECKING:
     from hybrid.answer import Answer
-    from hybrid.memory import Added, HybridMemory
+    from hybrid.memory import HybridMemory
+    from hybrid.request import Added
     from stores.records import Fact
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from hybrid.cue import understand
-from hybrid.request import Request
+from hybrid.request import Request, from_cue
 from stores.errors import CueError, FormatError
 
 Row = Mapping[str, Any]
@@ -61,10 +61,7 @@ def own(row: Row) -> Request:
     cue = row.get("cue") or row.get("prompt") or (subject and row.get("relation") and f"{subject} {row['relation']}")
     if not cue:
         raise FormatError(f"a record needs `cue`, or `subject` with `prompt` or `relation`; found {', '.join(map(repr, row)) or 'nothing'}")
-    seen = understand(cue, subject=subject, relation=row.get("relation") or None)
-    return Request(
-        subject=seen.subject, relation=seen.relation, prompt=seen.prompt, target_new=target, questions=(*_several(row, "questions"), *seen.questions), **extra
-    )
+    return from_cue(cue, target, subject=subject, relation=row.get("relation") or None, questions=_several(row, "questions"), **extra)
 
 
 def counterfact(row: Row) -> Request:

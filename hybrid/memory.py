@@ -10,7 +10,7 @@ import getpass
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,29 +20,20 @@ from ulid import ULID
 
 from hybrid.answer import Answer, Decision
 from hybrid.answerers import Answerer
-from hybrid.cue import understand
 from hybrid.demonstrations import Demonstrator
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.model import POCKET, LanguageModel
-from hybrid.request import Request
+from hybrid.request import Added, Request, from_cue
 from hybrid.router import Router
 from hybrid.scope.scorer import ScopeScorer
 from policies.conflict import Outcome, decide
 from policies.scope import ScopePolicy
-from stores.errors import Conflict, NotFound
+from stores.errors import NotFound
 from stores.events import now
+from stores.identity import hold_to
 from stores.ledger import Change, Ledger, superseding
-from stores.records import Fact, Identity
+from stores.records import Fact
 from stores.vectors import VectorIndex
-
-
-@dataclass(frozen=True)
-class Added:
-    """What became of a fact: the fact in force, what happened, and the value that it superseded."""
-
-    fact: Fact
-    outcome: Outcome
-    superseded: Fact | None = None
 
 
 class HybridMemory:
@@ -82,7 +73,7 @@ class HybridMemory:
     @cached_property
     def index(self) -> VectorIndex:
         """The vector index, once the store's embedder has been checked."""
-        self._same("embedder", self.embedder.identity, f"hybrid reindex --embedder {self.embedder.name}")
+        hold_to(self.ledger, "embedder", self.embedder.identity)
         return VectorIndex(self.ledger, self.folder, self.embedder.dimension, self.embedder.identity.weights_hash)
 
     @cached_property
@@ -93,35 +84,21 @@ class HybridMemory:
     @cached_property
     def answerer(self) -> Answerer:
         """Writes prompts for the model, once the store's model has been checked."""
-        self._same("model", self.model.identity, f"hybrid reindex --model {self.model.name}")
+        hold_to(self.ledger, "model", self.model.identity)
         count = self.demonstrations
         if count is None:
             count = 0 if self.model.name == POCKET else 8
         return Answerer(self.model, Demonstrator(self.embedder, count))
 
-    def _same(self, role: str, identity: Identity, mend: str) -> None:
-        stored = self.ledger.identity(role)
-        if stored is None:
-            self.ledger.identify(role, identity)
-            self.ledger.set(role, identity.name)
-        elif stored.weights_hash != identity.weights_hash:
-            raise Conflict(f"this store was made with the {role} {stored}, not with {identity}; go back to it with --{role} {stored.name}, or run `{mend}`")
-
     # -- facts ---------------------------------------------------------------------------------
 
-    def request(self, cue: str, target: str, *, subject: str | None = None, relation: str | None = None, **fields: object) -> Request:
-        """Understand a cue; see `hybrid.cue.understand`. `fields` are those of `Request`."""
-        seen = understand(cue, subject=subject, relation=relation)
-        questions = (*fields.pop("questions", ()), *seen.questions)  # type: ignore[misc]
-        return Request(subject=seen.subject, relation=seen.relation, prompt=seen.prompt, target_new=target, questions=questions, **fields)  # type: ignore[arg-type]
-
     def add_fact(self, cue: str, target: str, **fields: object) -> Added:
-        """Correct a fact, in one transaction; a repeated fact changes nothing.
+        """Correct a fact, in one transaction; a repeated fact changes nothing. `fields`: see `hybrid.request.from_cue`.
 
         Raises:
             CueError: if the cue was not understood; nothing is stored.
         """
-        return self._write([self.request(cue, target, **fields)])[0]  # type: ignore[arg-type]
+        return self._write([from_cue(cue, target, **fields)])[0]  # type: ignore[arg-type]
 
     def add_facts(self, requests: Iterable[Request], *, batch: int = 256) -> Iterator[Added]:
         """Add many, a transaction a batch; what has been yielded is stored for good."""
@@ -139,8 +116,7 @@ class HybridMemory:
                 fact = request.to_fact(str(ULID()), self.author, now())
                 current = self.ledger.active(fact.key)
                 outcome = decide(fact, current)
-                if outcome is Outcome.NOTHING:
-                    assert current is not None
+                if current is not None and outcome is Outcome.NOTHING:
                     done.append(Added(current, outcome))
                     continue
                 fact = superseding(fact, current)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
+from hybrid.cue import understand
+from policies.conflict import Outcome
 from stores.errors import FormatError
 from stores.records import Fact
 
@@ -64,6 +67,26 @@ class Request:
             target_true=self.target_true, questions=self.questions, aliases=self.aliases, source=self.source,
             author=self.author or author, namespace=self.namespace, valid_from=self.valid_from, valid_to=self.valid_to, created_at=moment,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of a fact: the fact in force, what happened, and the value that it superseded."""
+
+    fact: Fact
+    outcome: Outcome
+    superseded: Fact | None = None
+
+
+def from_cue(cue: str, target: str, *, subject: str | None = None, relation: str | None = None, questions: tuple[str, ...] = (), **fields: Any) -> Request:
+    """The request that a cue makes; see `hybrid.cue.understand`. `fields` are the others of `Request`.
+
+    Raises:
+        CueError: if the cue was not understood.
+    """
+    seen = understand(cue, subject=subject, relation=relation)
+    asked = (*questions, *seen.questions)
+    return Request(subject=seen.subject, relation=seen.relation, prompt=seen.prompt, target_new=target, questions=asked, **fields)
 
 
 def utc(text: str | None, name: str) -> str | None:

@@ -90,7 +90,7 @@ class Corpus:
         """The context states a new fact; the question is about it."""
         triple = self._new_triple(rng)
         count = rng.choice([1, 1, 1, 2, 2, 3, 5]) if several else 1
-        facts = [triple, *(self._other(rng, triple) for _ in range(count - 1))]
+        facts = [triple, *(self.unrelated(rng, triple) for _ in range(count - 1))]
         if rng.random() < 0.5:
             rng.shuffle(facts)
         else:
@@ -101,7 +101,7 @@ class Corpus:
         """The context states facts about other things; what is known by heart still holds."""
         triple = rng.choice(self.split.taught)
         count = rng.choice([1, 1, 1, 2, 2, 4]) if several else 1
-        facts = [self._other(rng, triple) for _ in range(count)]
+        facts = [self.unrelated(rng, triple) for _ in range(count)]
         return [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
 
     # -- parts -------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Corpus:
                 return target
         return invent("person", rng)
 
-    def _other(self, rng: random.Random, triple: Triple) -> Triple:
+    def unrelated(self, rng: random.Random, triple: Triple) -> Triple:
         """A new fact that does not govern the triple: another subject, or another relation of the same subject."""
         form = rng.random()
         if form < 0.3:  # same subject, another relation

@@ -86,7 +86,7 @@ class Card:
         """Taught facts, with one to three new facts about other things in context."""
         items = []
         for fact in self.rng.sample(self.split.taught, self.count):
-            others = [self.corpus._other(self.rng, fact) for _ in range(self.rng.choice([1, 1, 2, 3]))]
+            others = [self.corpus.unrelated(self.rng, fact) for _ in range(self.rng.choice([1, 1, 2, 3]))]
             context = "".join(new_fact(self.corpus.statement(self.rng, other)) for other in others)
             relation = self.lexicon[fact.relation]
             asked = fill(self.rng.choice((*relation.statements, *relation.questions)), fact.subject)
