@@ -14,8 +14,8 @@ RESERVED = 64
 class Answerer:
     """Turns a query and a decision into the prompt that the model completes."""
 
-    def __init__(self, model: LanguageModel, demonstrator: Demonstrator):
-        self.model, self.demonstrator = model, demonstrator
+    def __init__(self, model: LanguageModel, demonstrator: Demonstrator, contrast: float = 0.0):
+        self.model, self.demonstrator, self.contrast = model, demonstrator, contrast
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The base route's prompt depends on the query alone, so its answer is that of the model without memory."""
@@ -25,8 +25,8 @@ class Answerer:
             return Prompt(asked, chat)
         demonstrations = self.demonstrator.write(query, decision.governing, decision.candidates)
         facts = "".join(new_fact(hit.fact.statement) for hit in reversed(decision.governing))
-        prompt = Prompt("".join(demonstrations) + facts + asked, chat)
+        prompt = Prompt("".join(demonstrations) + facts + asked, chat, asked, self.contrast)
         while demonstrations and len(self.model.encode(prompt)) > self.model.context - RESERVED:
             demonstrations = demonstrations[1:]  # the farthest goes first
-            prompt = Prompt("".join(demonstrations) + facts + asked, chat)
+            prompt = Prompt("".join(demonstrations) + facts + asked, chat, asked, self.contrast)
         return prompt

@@ -45,6 +45,7 @@ class HybridMemory:
         author: who makes changes through this object; the login name if None.
         demonstrations: worked examples before the new facts of an in-context answer; by default what suits
             the model: 0 for pocket, which was trained to read facts without them, 8 for others.
+        contrast: how much context-aware decoding weighs the facts against the model's own opinion; 0.5 for pocket, 0 for others.
     Raises:
         Conflict: if the store was made with another embedder; the message names the command that mends it.
     """
@@ -58,6 +59,7 @@ class HybridMemory:
         author: str | None = None,
         scope: ScopePolicy | None = None,
         demonstrations: int | None = None,
+        contrast: float | None = None,
         device: str | None = None,
     ):
         self.folder = Path(store)
@@ -66,7 +68,7 @@ class HybridMemory:
         self.model = LanguageModel(model or self.ledger.setting("model") or POCKET, device)
         self.embedder = Embedder(embedder or self.ledger.setting("embedder") or DEFAULT, device)
         self.scope = scope or ScopePolicy()
-        self.demonstrations = demonstrations
+        self.demonstrations, self.contrast = demonstrations, contrast
 
     # -- parts, made when they are first needed ------------------------------------------------
 
@@ -85,10 +87,10 @@ class HybridMemory:
     def answerer(self) -> Answerer:
         """Writes prompts for the model, once the store's model has been checked."""
         hold_to(self.ledger, "model", self.model.identity)
-        count = self.demonstrations
-        if count is None:
-            count = 0 if self.model.name == POCKET else 8
-        return Answerer(self.model, Demonstrator(self.embedder, count))
+        pocket = self.model.name == POCKET
+        count = (0 if pocket else 8) if self.demonstrations is None else self.demonstrations
+        contrast = (0.5 if pocket else 0.0) if self.contrast is None else self.contrast
+        return Answerer(self.model, Demonstrator(self.embedder, count), contrast)
 
     # -- facts ---------------------------------------------------------------------------------
 

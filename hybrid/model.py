@@ -27,12 +27,22 @@ POCKET_FOLDER = Path(__file__).parent / "pocket" / "weights"
 SENTENCE_END = re.compile(r"(?<=[\w)\]\"'’”]{2})[.!?][\"'’”)]?\s")
 
 
+PLAUSIBLE = 5.0
+"""Nats below the best token within which a token stays eligible when contexts are contrasted."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked: plain text to complete, or one user message for a chat model."""
+    """What a model is asked: plain text to complete, or one user message for a chat model.
+
+    With `without` (the same prompt less its context) and a `contrast` above zero, tokens are chosen by context-aware
+    decoding (Shi et al. 2023, arXiv:2305.14739): (1 + contrast) log p(with) - contrast log p(without).
+    """
 
     text: str
     chat: bool = False
+    without: str | None = None
+    contrast: float = 0.0
 
 
 class LanguageModel:
@@ -135,18 +145,20 @@ class LanguageModel:
         if room < 1:
             raise HybridError(f"the prompt has {len(ids)} tokens and {self.name} reads {self.context}; ask something shorter")
         ends = _end_tokens(self.model, self.tokenizer)
-        tokens, cache, said = torch.tensor([ids], device=self.model.device), None, ""
+        scorers = [_Scorer(self.model, ids)]
+        if prompt.without is not None and prompt.contrast > 0:
+            scorers.append(_Scorer(self.model, self.encode(Prompt(prompt.without, prompt.chat))))
+        said = ""
         new: list[int] = []
         for _ in range(room):
-            out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = out.past_key_values
-            token = int(out.logits[0, -1].argmax())
+            token = _choose([scorer.next() for scorer in scorers], prompt.contrast)
             if token in ends:
                 break
             new.append(token)
+            for scorer in scorers:
+                scorer.take(token)
             text = self.tokenizer.decode(new, skip_special_tokens=True)
             if text.endswith("\ufffd"):  # in the middle of a character
-                tokens = torch.tensor([[token]], device=self.model.device)
                 continue
             cut, done = _natural_stop(text, prompt.chat)
             if len(cut) > len(said):
@@ -154,12 +166,39 @@ class LanguageModel:
                 said = cut
             if done:
                 return
-            tokens = torch.tensor([[token]], device=self.model.device)
         yield _natural_stop(self.tokenizer.decode(new, skip_special_tokens=True), prompt.chat)[0][len(said) :]
 
     def complete(self, prompt: Prompt, max_new_tokens: int = 48) -> str:
         """`stream`, in one piece, without surrounding space."""
         return "".join(self.stream(prompt, max_new_tokens)).strip()
+
+
+class _Scorer:
+    """Next-token scores of one growing sequence, with its cache."""
+
+    def __init__(self, model: Any, ids: list[int]):
+        self.model, self.cache = model, None
+        self.tokens = torch.tensor([ids], device=model.device)
+
+    def next(self) -> torch.Tensor:
+        """Logits of the next token, (vocabulary,)."""
+        out = self.model(input_ids=self.tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        logits: torch.Tensor = out.logits[0, -1]
+        return logits
+
+    def take(self, token: int) -> None:
+        """Go on with a token."""
+        self.tokens = torch.tensor([[token]], device=self.model.device)
+
+
+def _choose(logits: list[torch.Tensor], contrast: float) -> int:
+    """The greedy token, or the one that the context speaks for most."""
+    if len(logits) == 1:
+        return int(logits[0].argmax())
+    given, alone = (each.float().log_softmax(-1) for each in logits)
+    scores = (1 + contrast) * given - contrast * alone
+    return int(scores.masked_fill(given < given.max() - PLAUSIBLE, -torch.inf).argmax())
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

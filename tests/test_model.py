@@ -21,6 +21,16 @@ def test_greedy_text_is_that_of_transformers(causal_folder: Path) -> None:
     assert "".join(ours.stream(prompt, 24)).strip() == ours.complete(prompt, 24)
 
 
+def test_contrast_prefers_what_the_context_speaks_for() -> None:
+    from hybrid.model import _choose
+
+    given, alone = torch.tensor([2.0, 1.8, -9.0]), torch.tensor([2.0, -2.0, -30.0])
+    assert _choose([given], 0.5) == 0
+    assert _choose([given, alone], 0.0) == 0
+    assert _choose([given, alone], 0.5) == 1
+    assert _choose([given, alone], 50.0) == 1, "an implausible token is never chosen"
+
+
 def test_identity_is_the_weights(causal_folder: Path, chat_folder: Path) -> None:
     one, same, other = LanguageModel(str(causal_folder)), LanguageModel(str(causal_folder)), LanguageModel(str(chat_folder))
     assert one.identity == same.identity
