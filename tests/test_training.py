@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hybrid.lexicon import fill, plentiful
 from hybrid.pocket import train
-from hybrid.pocket.export import export
+from hybrid.pocket.export import export, reopen
 from hybrid.pocket.facts import popular_errors, split_facts
 from hybrid.pocket.muon import orthogonalize
 from hybrid.prompts import demonstration, new_fact, query_text
@@ -61,11 +61,16 @@ def test_training_resumes_to_the_bit(facts_table: Path, prose_file: Path, tmp_pa
     train.run(facts_table, prose_file, parts, TINY, 10 * TINY.rows, **arguments)
     one, two = load_file(whole / "checkpoint.safetensors"), load_file(parts / "checkpoint.safetensors")
     assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
     export(whole, tmp_path / "model")
     from hybrid.model import LanguageModel, Prompt
 
     model = LanguageModel(str(tmp_path / "model"))
     assert isinstance(model.complete(Prompt(query_text("What is the capital of Country1?")), 5), str)
+    reopen(tmp_path / "model", tmp_path / "again")
+    train.run(facts_table, prose_file, tmp_path / "again", TINY, 11 * TINY.rows, **arguments)
+    three = load_file(tmp_path / "again" / "checkpoint.safetensors")
+    assert all(torch.allclose(value, three[name], atol=0.02) for name, value in one.items() if name.startswith("model."))
     moved = train.make_model(TINY).state_dict()
     assert any(not torch.equal(one[f"model.{name}"], value) for name, value in moved.items() if f"model.{name}" in one)
 
