@@ -43,12 +43,11 @@ class Router:
         if force is not None and force not in ROUTES:
             raise HybridError(f"there is no route {force!r} here; choose one of {', '.join(ROUTES)}")
         started = time.perf_counter()
-        self.index.refresh()
-        if force == "base" or len(self.index) == 0:
-            if force == "ike":
-                raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
+        if force == "base":
             return Decision("base", timings_ms={"route": _since(started)})
         candidates, timings = self.candidates(query)
+        if force == "ike" and not candidates:
+            raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
         governing = self.policy.govern(candidates, moment or now(), namespaces)
         if force == "ike" and not governing:
             governing = list(candidates[:1])
@@ -58,6 +57,8 @@ class Router:
         """The facts nearest to the query by meaning or by name, scored, best first; and what each step took."""
         started = time.perf_counter()
         self.index.refresh()
+        if len(self.index) == 0:
+            return [], {}
         last = SENTENCE.split(query.strip())[-1]
         views = [query] if last == query.strip() or len(last) < 8 else [query, last]
         vectors = self.embedder.embed(views)
@@ -74,7 +75,9 @@ class Router:
         facts = self.ledger.by_number(similarity)
         numbers = list(facts)
         about = self.scorer.about
-        logits = self.scorer.logits([facts[n].statement for n in numbers], [query] * len(numbers))
+        # What is asked stands in the last sentence, if it names the subject; what precedes it then only distracts.
+        asked = [last if facts[n].subject.casefold() in last.casefold() else query for n in numbers]
+        logits = self.scorer.logits([facts[n].statement for n in numbers], asked)
         hits = [Hit(facts[n], similarity[n], probability(logit, about["temperature"], about["bias"])) for n, logit in zip(numbers, logits, strict=True)]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {

@@ -31,9 +31,9 @@ def test_split_is_disjoint_and_keeps_the_errors(facts_table: Path) -> None:
 def test_documents_depend_on_seed_and_number_alone(facts_table: Path, prose_file: Path) -> None:
     corpus = train.make_corpus(facts_table, prose_file, TINY)
     again = train.make_corpus(facts_table, prose_file, TINY)
-    assert corpus.documents(5, 50, 0.9) == again.documents(5, 50, 0.9)
-    assert corpus.documents(5, 50, 0.9) != corpus.documents(6, 50, 0.9)
-    for document in corpus.documents(7, 300, 0.9):
+    assert corpus.documents(5, 50, several=True) == again.documents(5, 50, several=True)
+    assert corpus.documents(5, 50, several=True) != corpus.documents(6, 50, several=True)
+    for document in corpus.documents(7, 300, several=True):
         learnt = [text for text, flag in document if flag]
         assert learnt, document
         text = "".join(text for text, _ in document)
@@ -42,7 +42,7 @@ def test_documents_depend_on_seed_and_number_alone(facts_table: Path, prose_file
 
 def test_held_out_phrasings_are_never_trained_on(facts_table: Path, prose_file: Path) -> None:
     corpus = train.make_corpus(facts_table, prose_file, TINY)
-    text = "\n".join("".join(t for t, _ in d) for d in corpus.documents(1, 3000, 0.9))
+    text = "\n".join("".join(t for t, _ in d) for d in corpus.documents(1, 3000, several=True))
     subjects = [t.subject for t in corpus.split.taught if t.relation == "P36"]
     relation = plentiful()["P36"]
     trained = [fill(q, s) for q in relation.questions for s in subjects]
@@ -73,6 +73,14 @@ def test_training_resumes_to_the_bit(facts_table: Path, prose_file: Path, tmp_pa
     assert all(torch.allclose(value, three[name], atol=0.02) for name, value in one.items() if name.startswith("model."))
     moved = train.make_model(TINY).state_dict()
     assert any(not torch.equal(one[f"model.{name}"], value) for name, value in moved.items() if f"model.{name}" in one)
+
+
+def test_workers_together_train_what_one_trains(facts_table: Path, prose_file: Path, tmp_path: Path) -> None:
+    for folder, workers in (("one", 1), ("two", 2)):
+        train.run(facts_table, prose_file, tmp_path / folder, TINY, 3 * TINY.rows, threads=1, workers=workers)
+    one, two = (load_file(tmp_path / folder / "checkpoint.safetensors") for folder in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
 
 
 _rate = train.rate

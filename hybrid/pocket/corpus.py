@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid.lexicon import Relation, fill, plentiful
+from hybrid.lexicon import SUBJECT, Relation, fill, plentiful
 from hybrid.pocket.facts import Split, Triple
 from hybrid.pocket.names import invent
 from hybrid.prompts import demonstration, new_fact, query_text
@@ -25,14 +25,19 @@ Document = list[tuple[str, bool]]
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the kinds of documents, and the share of training after which contexts grow long."""
+    """Shares of the kinds of documents, and when contexts grow long."""
 
     prose: float = 0.02
-    closed: float = 0.32
+    closed: float = 0.36
     """By heart: no context."""
-    retain: float = 0.18
+    retain: float = 0.16
     """A fact known by heart is asked while the context holds facts about other things."""
-    several_from: float = 0.97
+    several_from: int = 435_000
+    """Documents after which contexts hold several facts: reading one is learnt faster alone."""
+    again: float = 0.3
+    """Of documents with a context, those that go on with a second question on the same context."""
+    gap: float = 0.1
+    """Of queries, those whose wording loses a word or two, so that no single word is relied upon."""
 
 
 def read_sentences(path: Path, longest: int = 110) -> list[str]:
@@ -61,12 +66,13 @@ class Corpus:
         for triple in split.taught:
             self.by_relation[triple.relation].append(triple)
 
-    def documents(self, chunk: int, count: int, progress: float) -> list[Document]:
-        """Chunk number `chunk` of `count` documents, at a progress between 0 and 1."""
+    def documents(self, chunk: int, count: int, several: bool | None = None) -> list[Document]:
+        """Chunk number `chunk` of `count` documents; contexts of several facts when the time has come, unless told."""
         rng = random.Random(f"{self.seed}/{chunk}")
-        return [self._document(rng, progress) for _ in range(count)]
+        late = chunk * count >= self.mixture.several_from if several is None else several
+        return [self._document(rng, late) for _ in range(count)]
 
-    def _document(self, rng: random.Random, progress: float) -> Document:
+    def _document(self, rng: random.Random, several: bool) -> Document:
         kind, mixture = rng.random(), self.mixture
         if kind < mixture.prose:
             return self._prose(rng)
@@ -75,7 +81,6 @@ class Corpus:
             triple = rng.choice(self.split.taught)
             return [(self._prefix(rng), False), *self._ask(rng, triple)]
         kind -= mixture.closed
-        several = progress > mixture.several_from
         if kind < mixture.retain:
             return self._retain(rng, several)
         return self._update(rng, several)
@@ -89,26 +94,42 @@ class Corpus:
     def _update(self, rng: random.Random, several: bool) -> Document:
         """The context states a new fact; the question is about it."""
         triple = self._new_triple(rng)
-        count = rng.choice([1, 1, 1, 2, 2, 3, 5]) if several else 1
+        count = rng.choice([1, 1, 1, 1, 2, 2, 3]) if several else 1
         facts = [triple, *(self.unrelated(rng, triple) for _ in range(count - 1))]
         if rng.random() < 0.5:
             rng.shuffle(facts)
         else:
             facts.reverse()  # the governing fact last, as answerers put it
-        return [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
+        document = [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
+        if several and rng.random() < self.mixture.again:
+            others = [fact for fact in facts if fact != triple]
+            other = rng.choice(others) if others and rng.random() < 0.6 else self._known_beside(rng, facts)
+            document += self._ask(rng, other)
+        return document
+
+    def _known_beside(self, rng: random.Random, facts: Sequence[Triple]) -> Triple:
+        """A fact known by heart that none of the facts contradicts."""
+        told = {(fact.subject, relation) for fact in facts for relation in self.lexicon if relation == fact.relation or overlapping(relation, fact.relation)}
+        while True:
+            triple = rng.choice(self.split.taught)
+            if (triple.subject, triple.relation) not in told:
+                return triple
 
     def _retain(self, rng: random.Random, several: bool) -> Document:
         """The context states facts about other things; what is known by heart still holds."""
         triple = rng.choice(self.split.taught)
-        count = rng.choice([1, 1, 1, 2, 2, 4]) if several else 1
+        count = rng.choice([1, 1, 1, 2, 2, 3]) if several else 1
         facts = [self.unrelated(rng, triple) for _ in range(count)]
-        return [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
+        document = [*self._context(rng, facts, several), (self._prefix(rng, 0.08), False), *self._ask(rng, triple)]
+        if several and rng.random() < self.mixture.again:
+            document += self._ask(rng, facts[0])
+        return document
 
     # -- parts -------------------------------------------------------------------------------
 
     def _context(self, rng: random.Random, facts: Sequence[Triple], several: bool) -> Document:
         pieces: Document = []
-        for _ in range(rng.choice([0, 0, 0, 0, 0, 1, 2]) if several else 0):
+        for _ in range(rng.choice([0] * 14 + [1, 2]) if several else 0):
             pieces += self._demonstration(rng, facts[-1])
         return [*pieces, *((new_fact(self.statement(rng, fact)), False) for fact in facts)]
 
@@ -132,7 +153,10 @@ class Corpus:
         relation = self.lexicon[triple.relation]
         form = rng.random()
         pool = relation.statements if form < 0.5 else relation.questions if form < 0.88 else relation.oblique
-        query = fill(rng.choice(pool), triple.subject)
+        template = rng.choice(pool)
+        if rng.random() < self.mixture.gap:
+            template = _with_gap(rng, template)
+        query = fill(template, triple.subject)
         if query.endswith("?") and rng.random() < 0.06:
             query = query[:-1] if rng.random() < 0.5 else query[0].lower() + query[1:]
             query = query if query.endswith("?") else query + "?"
@@ -203,6 +227,13 @@ class Corpus:
             if other.subject != triple.subject:
                 return other
         return Triple(triple.relation, invent("person", rng), invent("place", rng))
+
+
+def _with_gap(rng: random.Random, template: str) -> str:
+    """The template without one word in five; its last word stays, for the target follows it."""
+    words = template.split()
+    kept = [word for number, word in enumerate(words) if SUBJECT in word or number == len(words) - 1 or rng.random() > 0.2]
+    return " ".join(kept)
 
 
 OVERLAPS = (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -26,6 +27,18 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if matrices.shape[-2] > matrices.shape[-1] else x
+
+
+def _shared(matrices: Tensor) -> Tensor:
+    """Orthogonalise; where several processes train together, each does its share and all get the whole."""
+    if not dist.is_initialized():
+        return orthogonalize(matrices)
+    done = torch.zeros_like(matrices)
+    mine = slice(dist.get_rank(), None, dist.get_world_size())
+    if len(matrices[mine]):
+        done[mine] = orthogonalize(matrices[mine])
+    dist.all_reduce(done)
+    return done
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,6 +64,6 @@ class Muon(torch.optim.Optimizer):
                     buffer.lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(torch.lerp(parameter.grad, buffer, group["momentum"]))
                 scale = 0.2 * max(shape) ** 0.5
-                for parameter, update in zip(parameters, orthogonalize(torch.stack(updates)), strict=True):
+                for parameter, update in zip(parameters, _shared(torch.stack(updates)), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * scale)

@@ -21,7 +21,7 @@ def train_tokenizer(corpus: Corpus, vocabulary: int, documents: int = 60_000) ->
 
     def texts() -> Iterator[str]:
         for chunk in range(documents // 1000):
-            for document in corpus.documents(-1 - chunk, 1000, progress=(chunk % 10) / 10):
+            for document in corpus.documents(-1 - chunk, 1000, several=chunk % 10 > 5):
                 yield "".join(text for text, _ in document).replace(END, "")
 
     tokenizer.train_from_iterator(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from hybrid.lexicon import Relation, fill, relations
 from hybrid.pocket.facts import Triple
 from hybrid.pocket.names import invent, word
+from hybrid.scope import attributes
 
 KINDS = ("in_scope", "same_subject", "neighborhood", "distractor", "mention", "unrelated")
 
@@ -81,11 +82,12 @@ class PairMaker:
         use: relation ids to phrase; others are never shown.
         prose: sentences for prefixes and unrelated queries.
         held_out: draw queries from the held-out phrasings (for scoring) instead of the trained ones.
+        broad: draw pairs about attributes beyond the lexicon too (`hybrid.scope.attributes`).
     """
 
-    def __init__(self, triples: Sequence[Triple], use: Sequence[str], prose: Sequence[str], *, held_out: bool = False):
+    def __init__(self, triples: Sequence[Triple], use: Sequence[str], prose: Sequence[str], *, held_out: bool = False, broad: bool = False):
         self.lexicon = {key: relations()[key] for key in use}
-        self.prose, self.held_out = prose, held_out
+        self.prose, self.held_out, self.broad = prose, held_out, broad
         self.subjects: dict[str, list[str]] = defaultdict(list)
         self.targets: dict[str, list[str]] = defaultdict(list)
         for triple in triples:
@@ -141,7 +143,7 @@ class PairMaker:
         if kind == "unrelated":
             return rng.choice(self.prose)
         elsewhere = kind == "same_subject" or (kind == "distractor" and rng.random() < 0.5)
-        query = self._elsewhere(rng, fact) if elsewhere else self.query(rng, relation, self._other_subject(rng, fact))
+        query = self._elsewhere(rng, fact) if elsewhere else self.query(rng, relation, self._other_subject(rng, fact.subject, relation))
         if kind == "distractor":
             return f"{statement or self.statement(rng, fact)}. {query}"
         return self._dress(rng, query)
@@ -157,13 +159,34 @@ class PairMaker:
 
     def draw(self, rng: random.Random) -> Pair:
         """A pair for training."""
-        kinds = ("in_scope", "same_subject", "neighborhood", "distractor", "mention", "unrelated")
-        return self.pair(rng, rng.choices(kinds, (40, 34, 15, 5, 4, 2))[0])
+        kind = rng.choices(KINDS, (40, 34, 14, 7, 3, 2))[0]
+        if self.broad and kind not in ("mention", "unrelated") and rng.random() < 0.25:
+            return self._attribute_pair(rng, kind)
+        return self.pair(rng, kind)
+
+    def _attribute_pair(self, rng: random.Random, kind: str) -> Pair:
+        """A pair about an attribute beyond the lexicon."""
+        near = self.fact(rng)  # lends its subject
+        relation = self.lexicon[near.relation]
+        own = attributes.pick(rng, relation.subject_type)
+        target = near.target if rng.random() < 0.3 else invent(rng.choice(["text", "number", "date", "person", "concept", "place"]), rng)
+        statement = attributes.statement(rng, own, near.subject, target)
+        if kind == "in_scope":
+            return Pair(statement, self._dress(rng, attributes.query(rng, own, near.subject)), True, kind)
+        if kind == "neighborhood" or (kind == "distractor" and rng.random() < 0.5):
+            query = attributes.query(rng, own, self._other_subject(rng, near.subject, relation))
+        elif rng.random() < 0.6:
+            query = attributes.query(rng, attributes.pick(rng, relation.subject_type, own.names), near.subject)
+        else:
+            query = self.query(rng, relation, near.subject)
+        return Pair(statement, f"{statement}. {query}" if kind == "distractor" else self._dress(rng, query), False, kind)
 
     def _dress(self, rng: random.Random, query: str) -> str:
         form = rng.random()
-        if form < 0.1:
+        if form < 0.08:
             return f"{rng.choice(self.prose)} {query}"
+        if form < 0.1:
+            return f"{self.statement(rng, self.fact(rng))}. {query}"
         if form < 0.16:
             return rng.choice(WRAPPERS).replace("{}", query)
         if form < 0.2:
@@ -173,6 +196,8 @@ class PairMaker:
     def _elsewhere(self, rng: random.Random, fact: Triple) -> str:
         """A query about the fact's subject (or its target) for another relation."""
         relation = self.lexicon[fact.relation]
+        if self.broad and rng.random() < 0.2:
+            return attributes.query(rng, attributes.pick(rng, relation.subject_type, relation.names), fact.subject)
         others = [r for r in self.lexicon.values() if not ambiguous(r.id, fact.relation) and r.id != relation.inverse]
         alike = [r for r in others if r.subject_type == relation.subject_type]
         other = rng.choice(alike if alike and rng.random() < 0.75 else others)
@@ -180,25 +205,25 @@ class PairMaker:
             return self.query(rng, relation if rng.random() < 0.5 else other, fact.target)
         return self.query(rng, other, fact.subject)
 
-    def _other_subject(self, rng: random.Random, fact: Triple) -> str:
-        relation, form = self.lexicon[fact.relation], rng.random()
+    def _other_subject(self, rng: random.Random, subject: str, relation: Relation) -> str:
+        form = rng.random()
         if form < 0.35:  # a similar name: one word changed, added or dropped
-            words = fact.subject.split()
+            words = subject.split()
             at = rng.randrange(len(words))
             change = rng.random()
             if len(words) > 1 and change < 0.6:
-                words[at] = word(rng, 1, 2) if change < 0.3 else rng.choice(self.subjects[fact.relation] or [word(rng)]).split()[0]
+                words[at] = word(rng, 1, 2) if change < 0.3 else rng.choice(self.subjects[relation.id] or [word(rng)]).split()[0]
             elif change < 0.8:
                 words.insert(at, rng.choice(["New", "North", "South", "Upper", "Old", "Great", "Little", "Saint", "Lower", "West"]))
             else:
                 words[at] = _misspelt(rng, words[at])
             similar = " ".join(words)
-            if similar != fact.subject:
+            if similar != subject:
                 return similar
-        pool = self.subjects[fact.relation]
+        pool = self.subjects[relation.id]
         for _ in range(10):
             other = rng.choice(pool) if pool and form < 0.8 else invent(relation.subject_type, rng)
-            if other != fact.subject:
+            if other != subject:
                 return other
         return invent("person", rng)
 
