@@ -241,7 +241,7 @@ def run(
 
 def work(rank: int, workers: int, facts: Path, text: Path, out: Path, settings: Settings, documents: int, device: str, threads: int, fuse: bool) -> None:
     """One process of a run: its rows of every batch; the first one logs and saves."""
-    first = rank == 0
+    first, parent = rank == 0, os.getppid()
     if workers > 1:
         logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(asctime)s %(message)s")
         dist.init_process_group("gloo", init_method=(out / "rendezvous").absolute().as_uri(), rank=rank, world_size=workers)
@@ -264,6 +264,8 @@ def work(rank: int, workers: int, facts: Path, text: Path, out: Path, settings: 
             chunk = ahead.result()
             ahead = pool.submit(Feeder.chunk, step // CHUNK + 1)
             for tokens, learnt in chunk[step % CHUNK :]:
+                if os.getppid() != parent:
+                    raise SystemExit("the process that started this one is gone")
                 share = rate(step, steps, settings.fall)
                 for optimizer, rates in zip(opts, base, strict=True):
                     for group, value in zip(optimizer.param_groups, rates, strict=True):
