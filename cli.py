@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hybrid.commands import editing
 from stores.errors import HybridError, NotFound
 
 if TYPE_CHECKING:
@@ -494,6 +495,10 @@ TITLES = {
     "neighbour": "Its neighbours: the model answers as before",
     "unrelated": "Anything else: the model answers as before",
 }
+
+
+for command in (editing.edit, editing.stats, editing.trace, editing.locate):
+    main.add_command(command)
 
 
 @main.command()

@@ -41,3 +41,13 @@ class Locked(HybridError):
 
 class Corrupt(HybridError):
     """Stored data does not match its checksum."""
+
+
+class UnsupportedModel(HybridError):
+    """A model that an editor cannot work on; the message says what to supply."""
+
+
+class BadRequest(HybridError):
+    """An edit request that cannot be carried out; refused before any work."""
+
+    exit_code = 2

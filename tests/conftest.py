@@ -31,8 +31,8 @@ def save_tokenizer(folder: Path, chat: bool = False) -> int:
     return len(vocabulary)
 
 
-def save_causal(folder: Path, kind: str, chat: bool = False) -> Path:
-    """A random two-layer Llama or GPT-2."""
+def save_causal(folder: Path, kind: str, chat: bool = False, layers: int = 2) -> Path:
+    """A small random Llama or GPT-2."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -40,12 +40,12 @@ def save_causal(folder: Path, kind: str, chat: bool = False) -> Path:
     torch.manual_seed(3)
     if kind == "llama":
         config = LlamaConfig(
-            vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
+            vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=512, bos_token_id=0, eos_token_id=1, initializer_range=0.1,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder)
     else:
-        config2 = GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=1)
+        config2 = GPT2Config(vocab_size=size, n_embd=32, n_layer=layers, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=1, initializer_range=0.1)
         GPT2LMHeadModel(config2).save_pretrained(folder)
     return folder
 

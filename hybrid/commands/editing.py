@@ -1,0 +1,299 @@
+"""Commands for direct use of the parametric editors: edit, stats, trace, locate. Heavy imports happen inside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hybrid.editors import EDITORS
+
+if TYPE_CHECKING:
+    from hybrid.model import LanguageModel
+    from stores.deltas import Delta
+    from stores.records import Fact
+
+
+class EditGroup(click.Group):
+    """`hybrid edit FILE` makes a delta; `hybrid edit show|apply|revert` are commands of their own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["make", *args]
+        return super().parse_args(ctx, args)
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--model, --device, --dtype and --json; the command gets a model that is not loaded yet as its first argument."""
+
+    @click.option("--model", "name", default="pocket", show_default=True, help="Hugging Face causal model, by name or folder.")
+    @click.option("--device", help="cpu, cuda, cuda:1, ...  [default: cuda if there is one]")
+    @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Load the weights as this.  [default: as they are stored]")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+    @wraps(command)
+    def opened(name: str, device: str | None, dtype: str | None, as_json: bool, **options: Any) -> None:
+        from hybrid.model import LanguageModel
+
+        command(LanguageModel(name, device, dtype), as_json=as_json, **options)
+
+    return opened
+
+
+def settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """`--set layers=3,4,5 --set lr=0.1` as a dictionary: numbers, comma-separated numbers as tuples, else text."""
+    made: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{item!r}; write NAME=VALUE, such as layers=3,4,5")
+        parts = [_number(part.strip()) for part in value.split(",") if part.strip()]
+        several = "," in value or key in ("layers", "targets")
+        made[key.strip()] = tuple(parts) if several else parts[0] if parts else ""
+    return made
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def read_requests(file: Any, name: str, limit: int | None) -> list[Fact]:
+    """Requests of a file, as facts without ids."""
+    from hybrid.formats import requests, rows
+
+    records = rows(file.read(), Path(getattr(file, "name", "") or "").suffix.lstrip(".").lower())[:limit]
+    return [request.checked().to_fact("", "", "") for request in requests(records, name)]
+
+
+@click.group(cls=EditGroup)
+def edit() -> None:
+    """Edit the weights directly: FILE of requests to a delta, with one of the published methods.
+
+    \b
+    Example:
+      hybrid edit --list
+      hybrid edit --method memit facts.jsonl --set layers=1,2 --out my-delta
+      hybrid edit show my-delta
+      hybrid edit apply my-delta --out edited-model
+      hybrid edit revert edited-model
+    """
+
+
+@edit.command("make", hidden=True)
+@click.argument("file", type=click.File("r", encoding="utf-8"), required=False)
+@click.option("--method", default="memit", show_default=True, help="An editor; see --list.")
+@click.option("--set", "given", multiple=True, callback=settings, help="Override a setting: NAME=VALUE; may be repeated.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the delta.  [default: FILE's name and the method's]")
+@click.option("--format", "form", default="hybrid", show_default=True, help="Format of FILE, as for add-facts.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N records.")
+@click.option("--list", "listing", is_flag=True, help="List the editors: paper, kind, what they need.")
+@model_options
+def make(
+    model: LanguageModel, file: Any, method: str, given: dict[str, Any], out: Path | None, form: str, limit: int | None, listing: bool, as_json: bool
+) -> None:
+    """Turn the requests in FILE (or - for standard input) into a delta."""
+    if listing:
+        rows = [{"method": key, "kind": e.kind, "paper": e.paper, "needs": e.needs} for key, e in EDITORS.items()]
+        click.echo(json.dumps(rows) if as_json else "\n".join(f"{r['method']:<11}{r['kind']:<48}{r['paper']}  (needs {r['needs']})" for r in rows))
+        return
+    if file is None:
+        raise click.UsageError("name a FILE of requests, or --list")
+    from hybrid.editing import answers, applied
+    from hybrid.editing import edit as make_delta
+
+    requests = read_requests(file, form, limit)
+    folder = out or Path(f"{Path(getattr(file, 'name', 'stdin')).stem.strip('<>')}-{method}")
+    if (folder / "manifest.json").exists():
+        raise click.UsageError(f"{folder} holds a delta already; choose another folder with --out")
+    try:
+        delta = make_delta(model, requests, method, **given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    delta.save(folder)
+    with applied(model, delta):
+        said = answers(model, [request.cloze for request in requests])
+    right = sum(text.startswith(request.target_new) for text, request in zip(said, requests, strict=True))
+    if as_json:
+        click.echo(json.dumps({"delta": str(folder), "method": method, "edits": len(requests), "answered": right, "seconds": round(delta.seconds, 3)}))
+        return
+    click.echo(f"{method}: {right} of {len(requests)} prompts are now answered with their target; {delta.seconds:.1f} s. The delta is in {folder}.")
+    for request, text in zip(requests, said, strict=True):
+        if not text.startswith(request.target_new):
+            click.echo(f"  not yet: {request.cloze}  ->  {text}", err=True)
+    click.echo(f"See it: hybrid edit show {folder}    Use it: hybrid edit apply {folder} --out edited-model")
+
+
+@edit.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def show(folder: Path, as_json: bool) -> None:
+    """What a delta changes, and what it was made from.
+
+    \b
+    Example:
+      hybrid edit show my-delta
+    """
+    import numpy as np
+
+    from stores.deltas import Delta, Factors
+
+    delta = Delta.load(folder)
+    changes = [
+        {"parameter": name, "rank": change.left.shape[1] if isinstance(change, Factors) else None, "norm": float(np.linalg.norm(delta.dense(name)))}
+        for name, change in delta.changes.items()
+    ]
+    if as_json:
+        about = {
+            "method": delta.method,
+            "model": str(delta.model),
+            "settings": dict(delta.settings),
+            "changes": changes,
+            "edits": [dict(e) for e in delta.edits],
+        }
+        click.echo(json.dumps(about, ensure_ascii=False))
+        return
+    click.echo(f"{delta.method}, {len(delta.edits)} edits, made for {delta.model} in {delta.seconds:.1f} s")
+    click.echo("settings: " + ", ".join(f"{key}={value}" for key, value in delta.settings.items()))
+    for row in changes:
+        click.echo(f"  {row['parameter']}  " + (f"rank {row['rank']}" if row["rank"] else "dense") + f", Frobenius norm {row['norm']:.4g}")
+    for entry in delta.edits:
+        click.echo(f"  {entry['prompt'].replace('{}', entry['subject'])} {entry['target_new']}   (loss {entry['loss']:.3f})")
+
+
+@edit.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the edited model.")
+@model_options
+def apply(model: LanguageModel, folder: Path, out: Path, as_json: bool) -> None:
+    """Write the model with a delta applied, as a folder that transformers loads; what was overwritten is kept beside it.
+
+    \b
+    Example:
+      hybrid edit apply my-delta --out edited-model && hybrid ask "..." --model edited-model --store new-store
+    """
+    from hybrid.editing import write_edited
+
+    names = write_edited(model, _load(folder), out)
+    if as_json:
+        click.echo(json.dumps({"model": str(out), "changed": names}))
+    else:
+        click.echo(f"{out} holds {model.name} with {len(names)} weights changed. Undo: hybrid edit revert {out}")
+
+
+@edit.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def revert(folder: Path, as_json: bool) -> None:
+    """Put the original weights back into a folder that `edit apply` wrote, bit for bit.
+
+    \b
+    Example:
+      hybrid edit revert edited-model
+    """
+    from hybrid.editing import revert_folder
+
+    names = revert_folder(folder)
+    click.echo(json.dumps({"model": str(folder), "restored": names}) if as_json else f"{len(names)} weights of {folder} are the original ones again.")
+
+
+def _load(folder: Path) -> Delta:
+    from stores.deltas import Delta
+
+    return Delta.load(folder)
+
+
+@click.command()
+@click.option("--layers", help="Blocks to measure, such as 3,4,5.")
+@click.option("--text", "source", help="A file with a text a line, a folder of .txt files, or a Hugging Face dataset name.")
+@click.option("--samples", default=100_000, show_default=True, help="Texts to read, at most.")
+@model_options
+def stats(model: LanguageModel, layers: str | None, source: str | None, samples: int, as_json: bool) -> None:
+    """Measure what a model's layers see, which the editors need; without --text, list what has been measured.
+
+    An interrupted run goes on where it was.
+
+    \b
+    Example:
+      hybrid stats --model gpt2-xl --layers 13,14,15,16,17 --text wikipedia-sample.txt
+      hybrid stats
+    """
+    from hybrid.statistics import collect, describe
+
+    if source is not None:
+        if not layers:
+            raise click.UsageError("say which blocks to measure: --layers 3,4,5")
+        try:
+            collect(model, [int(part) for part in layers.split(",")], source, samples=samples)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+    rows = describe(model.identity.weights_hash)
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo(f"Nothing has been measured for {model.name}; give --text and --layers.")
+    for row in rows if not as_json else ():
+        click.echo(f"layer {row['layer']:>3}  {row['tokens']:>12,} tokens  {row['source']}  {row['file']}")
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--subject", required=True, help="The subject, as it occurs in the prompt.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where the heat map goes (PNG); the numbers go beside it as JSON.")
+@click.option("--samples", default=10, show_default=True, help="Draws of noise.")
+@model_options
+def trace(model: LanguageModel, prompt: str, subject: str, out: Path | None, samples: int, as_json: bool) -> None:
+    """Causal tracing: which states carry the fact (Meng et al. 2022).
+
+    \b
+    Example:
+      hybrid trace "The capital of France is" --subject France --out france.png
+    """
+    from hybrid.tracing import trace as run
+
+    found = run(model, prompt, subject, samples=samples)
+    if out is not None:
+        found.plot(out)
+        out.with_suffix(".json").write_text(json.dumps(found.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
+        click.echo(f"heat map: {out}   numbers: {out.with_suffix('.json')}", err=True)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+        return
+    click.echo(f"answer {found.answer!r}: probability {found.high:.3f}, {found.low:.3f} with the subject corrupted")
+    for kind, scores in found.scores.items():
+        token, layer = max(((t, x) for t in range(len(scores)) for x in range(len(scores[0]))), key=lambda at: scores[at[0]][at[1]])
+        click.echo(f"  best {kind:<10} layer {layer}, token {found.tokens[token]!r}: {scores[token][layer]:.3f}")
+
+
+@click.command()
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.option("--format", "form", default="hybrid", show_default=True, help="Format of FILE, as for add-facts.")
+@click.option("--count", default=3, show_default=True, help="How many layers to choose.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Facts to trace, at most.")
+@model_options
+def locate(model: LanguageModel, file: Any, form: str, count: int, limit: int, as_json: bool) -> None:
+    """Choose the layers to edit, from a FILE of facts that the model knows.
+
+    \b
+    Example:
+      hybrid locate known-facts.jsonl --model ./my-model
+    """
+    from hybrid.tracing import locate as run
+
+    found = run(model, read_requests(file, form, limit), count=count)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+        return
+    peak = max([*found.effect, 1e-9])
+    for layer, effect in enumerate(found.effect):
+        click.echo(f"layer {layer:>3}  {effect:+.3f}  {'#' * round(40 * max(0.0, effect) / peak)}{'  <' if layer in found.layers else ''}")
+    click.echo(f"{found.known} of {found.asked} facts are known. Use: --set layers={','.join(map(str, found.layers))}")
+    sys.stdout.flush()

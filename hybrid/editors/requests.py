@@ -1,0 +1,110 @@
+"""Requests as token sequences: where the subject's last token is, where the target begins; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hybrid.prompts import query_text
+from stores.errors import BadRequest, UnsupportedModel
+from stores.records import Fact
+
+if TYPE_CHECKING:
+    from hybrid.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A tokenized sentence about a subject."""
+
+    ids: tuple[int, ...]
+    lookup: int
+    """Index of the subject's last token."""
+    target: int
+    """Index of the target's first token; the number of tokens if there is no target."""
+
+    @property
+    def until_lookup(self) -> tuple[int, ...]:
+        """The tokens up to the subject's last one, which is all that a key depends on."""
+        return self.ids[: self.lookup + 1]
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        """The target's tokens."""
+        return self.ids[self.target :]
+
+
+def passage(tokenizer: Any, template: str, subject: str, target: str = "", prefix: str = "") -> Passage:
+    """Tokenize `prefix` + template (with one `{}`) + target, as one text.
+
+    Positions come from character offsets, so they are right for a leading begin-of-sentence token, for subjects of several
+    tokens or that occur twice, and for tokens that carry their leading space. A question goes in question-and-answer form.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        template: a prompt with `{}` for the subject.
+        target: what follows the prompt, a space between; none if empty.
+        prefix: text before the prompt.
+    Raises:
+        UnsupportedModel: if the tokenizer cannot tell offsets.
+        BadRequest: if subject or target have no token of their own.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModel(f"{type(tokenizer).__name__} does not tell character offsets; editors need a fast tokenizer (tokenizer.json)")
+    before, found, after = query_text(template).partition("{}")
+    if not found:
+        raise BadRequest(f"the subject {subject!r} is not in the prompt {template!r}; put {{}} where it belongs")
+    cloze = prefix + before + subject + after
+    encoded = tokenizer(cloze + (f" {target}" if target else ""), return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    last = len(prefix + before + subject) - 1
+    at_subject = [i for i, (start, end) in enumerate(offsets) if start <= last < end]
+    at_target = [i for i, (_, end) in enumerate(offsets) if end > len(cloze)]
+    if not at_subject or (target and not at_target):
+        raise BadRequest(f"{subject!r} or {target!r} vanishes when {cloze!r} is tokenized; use letters that the model's tokenizer knows")
+    if at_target:  # special tokens that a tokenizer appends do not belong to the target
+        ids = ids[: at_target[-1] + 1]
+    return Passage(tuple(ids), at_subject[-1], at_target[0] if at_target else len(ids))
+
+
+def check(requests: Sequence[Fact]) -> None:
+    """Refuse what no editor can do.
+
+    Raises:
+        BadRequest: naming the request and what is wrong with it.
+    """
+    if not requests:
+        raise BadRequest("there is nothing to edit: the list of requests is empty")
+    asked: dict[tuple[str, str], str] = {}
+    for number, request in enumerate(requests, start=1):
+        name = f"request {number} ({request.subject!r})"
+        if not request.subject.strip():
+            raise BadRequest(f"{name} has an empty subject")
+        if request.prompt.count("{}") != 1:
+            raise BadRequest(f"{name}: the prompt {request.prompt!r} must have exactly one {{}}, where the subject belongs")
+        if not request.target_new.strip():
+            raise BadRequest(f"{name} has an empty target; say what the model should answer")
+        before = asked.setdefault((request.subject, request.prompt), request.target_new)
+        if before != request.target_new:
+            raise BadRequest(f"{name} is asked to be both {before!r} and {request.target_new!r}; keep one of the two")
+
+
+@torch.inference_mode()
+def refuse_known(model: LanguageModel, requests: Sequence[Fact]) -> None:
+    """Refuse targets that the model gives already.
+
+    Raises:
+        BadRequest: naming the first such request.
+    """
+    from hybrid.model import Prompt
+
+    for number, request in enumerate(requests, start=1):
+        ids = passage(model.tokenizer, request.prompt, request.subject, request.target_new)
+        scores = model.model(input_ids=torch.tensor([ids.ids[:-1]], device=model.model.device)).logits[0, ids.target - 1 :]
+        if tuple(scores.argmax(-1).tolist()) == ids.target_ids:
+            said = model.complete(Prompt(query_text(request.cloze)))
+            if said.rstrip(".") == request.target_new.strip().rstrip("."):
+                raise BadRequest(f"request {number} ({request.cloze!r}): the model answers {request.target_new!r} already; leave it out")

@@ -1,0 +1,207 @@
+"""Second moments of the rewrite layers' inputs, E[k kT]: what an edit must leave alone (Meng et al. 2022, section 3.1).
+
+Streamed over text in bounded memory, several layers in one pass; a pass that was interrupted goes on where it was.
+Kept as safetensors under the hash of the weights, the corpus and the sample size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from hybrid.architecture import Architecture, captured
+from stores.errors import HybridError, NotFound
+
+if TYPE_CHECKING:
+    from hybrid.model import LanguageModel
+
+SHIPPED = Path(__file__).parent / "pocket" / "statistics"
+
+
+def statistics_folder(weights_hash: str) -> Path:
+    """Where a model's statistics are kept: `HYBRID_CACHE`, or the user's cache folder."""
+    import platformdirs
+
+    root = os.environ.get("HYBRID_CACHE") or platformdirs.user_cache_dir("hybrid-memory")
+    return Path(root) / "statistics" / weights_hash[:32]
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """E[k kT] of one layer: (d_in, d_in) float32, and the number of tokens behind it."""
+
+    matrix: Tensor
+    tokens: int
+    source: str
+
+
+def read_texts(source: str) -> Iterator[str]:
+    """Texts of a file (one a line; blank lines are skipped), a folder of .txt files, or a Hugging Face dataset name (its `text` column).
+
+    Raises:
+        NotFound: if it is none of these.
+    """
+    path = Path(source)
+    if path.is_dir():
+        for each in sorted(path.glob("*.txt")):
+            yield from read_texts(str(each))
+        return
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from (line.strip() for line in lines if line.strip())
+        return
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise NotFound(f"{source!r} is neither a file nor a folder; to read it as a Hugging Face dataset, pip install datasets") from error
+    name, _, part = source.partition(":")
+    for row in load_dataset(name, part or None, split="train", streaming=True):
+        yield str(row["text"])
+
+
+def corpus_hash(source: str) -> str:
+    """A hash of the corpus: of a file's content, or of a dataset's name."""
+    path = Path(source)
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
+    digest = hashlib.sha256(source.encode() if not files else b"")
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def collect(model: LanguageModel, layers: Sequence[int], source: str, *, samples: int = 100_000, length: int = 256, tokens_a_batch: int = 4096) -> list[Path]:
+    """Compute and store the second moments of several layers in one pass.
+
+    Args:
+        layers: blocks whose rewrite inputs are measured.
+        source: see `read_texts`.
+        samples: texts that are read, at most.
+        length: tokens of a text that are read, at most.
+        tokens_a_batch: bounds the memory of a pass.
+    Returns:
+        One file a layer.
+    Raises:
+        HybridError: if the source holds no text.
+    """
+    arch = Architecture(model.model)
+    arch.check_layers(sorted(layers))
+    folder = statistics_folder(model.identity.weights_hash)
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = corpus_hash(source)
+    paths = [folder / f"layer-{layer}-{corpus[:12]}-{samples}.safetensors" for layer in layers]
+    missing = [(layer, path) for layer, path in zip(layers, paths, strict=True) if not path.exists()]
+    if not missing:
+        return paths
+    todo = [layer for layer, _ in missing]
+    partial = folder / f"partial-{'-'.join(map(str, todo))}-{corpus[:12]}-{samples}.safetensors"
+    sums = {layer: torch.zeros(arch.weight(layer).shape[1], arch.weight(layer).shape[1], dtype=torch.float64) for layer in todo}
+    done = tokens = 0
+    if partial.exists():
+        kept = load_file(partial)
+        sums = {layer: kept[str(layer)] for layer in todo}
+        done, tokens = int(kept["done"]), int(kept["tokens"])
+    room = min(length, model.context)
+    texts = islice(read_texts(source), done, samples)
+    batches = 0
+    with tqdm(desc="statistics", unit="text", initial=done, disable=None) as bar:
+        for batch in _batches(model, texts, room, tokens_a_batch):
+            tokens += _add(arch, sums, batch)
+            done, batches = done + len(batch), batches + 1
+            bar.update(len(batch))
+            if batches % 200 == 0:
+                save_file({str(layer): value for layer, value in sums.items()} | {"done": torch.tensor(done), "tokens": torch.tensor(tokens)}, partial)
+    if not tokens:
+        raise HybridError(f"{source!r} holds no text to measure")
+    for layer, path in missing:
+        write_moment(path, layer, sums[layer] / tokens, tokens, model.identity.weights_hash, source=Path(source).name)
+    partial.unlink(missing_ok=True)
+    return paths
+
+
+def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_hash: str, source: str) -> None:
+    """Store one layer's moment, atomically; the symmetric matrix as its lower triangle in float32."""
+    rows, columns = torch.tril_indices(len(matrix), len(matrix))
+    about = {"layer": str(layer), "tokens": str(tokens), "weights_hash": weights_hash, "source": source, "size": str(len(matrix))}
+    save_file({"lower": matrix[rows, columns].float().contiguous()}, path.with_suffix(".tmp"), metadata=about)
+    path.with_suffix(".tmp").replace(path)
+
+
+def read_moment(path: Path) -> tuple[SecondMoment, dict[str, str]]:
+    """Read one layer's moment, and what is known of it."""
+    with safe_open(path, framework="pt") as file:
+        about: dict[str, str] = file.metadata()
+        lower = file.get_tensor("lower")
+    size = int(about["size"])
+    matrix = torch.zeros(size, size)
+    rows, columns = torch.tril_indices(size, size)
+    matrix[rows, columns] = lower
+    matrix = matrix + matrix.T - torch.diag(matrix.diagonal())
+    return SecondMoment(matrix, int(about["tokens"]), about["source"]), about
+
+
+def second_moment(model: LanguageModel, layer: int) -> SecondMoment:
+    """A layer's stored moment: the one with most tokens, the user's before the shipped one.
+
+    Raises:
+        NotFound: naming the command that makes it.
+    """
+    wanted = model.identity.weights_hash
+    found = []
+    for folder in (statistics_folder(wanted), SHIPPED):
+        for path in folder.glob(f"layer-{layer}-*.safetensors"):
+            moment, about = read_moment(path)
+            if about["weights_hash"] == wanted and int(about["layer"]) == layer:
+                found.append(moment)
+    if not found:
+        raise NotFound(f"no statistics of layer {layer} of {model.name!r}; make them with `hybrid stats --model {model.name} --layers {layer} --text FILE`")
+    return max(found, key=lambda moment: moment.tokens)
+
+
+def describe(weights_hash: str) -> list[dict[str, object]]:
+    """What is stored for a model, for `hybrid stats` without a text."""
+    rows: list[dict[str, object]] = []
+    for folder in (statistics_folder(weights_hash), SHIPPED):
+        for path in sorted(folder.glob("layer-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata()
+            if about["weights_hash"] == weights_hash:
+                rows.append({"layer": int(about["layer"]), "tokens": int(about["tokens"]), "source": about["source"], "file": str(path)})
+    return sorted(rows, key=lambda row: json.dumps(row["layer"]))
+
+
+def _batches(model: LanguageModel, texts: Iterable[str], length: int, tokens: int) -> Iterator[list[list[int]]]:
+    """Tokenized texts, cut to a length, in groups whose padded size stays within a number of tokens."""
+    group: list[list[int]] = []
+    for text in texts:
+        ids = list(model.tokenizer(text, truncation=True, max_length=length)["input_ids"])
+        if group and max(len(ids), *map(len, group)) * (len(group) + 1) > tokens:
+            yield group
+            group = []
+        group.append(ids)
+    if group:
+        yield group
+
+
+@torch.inference_mode()
+def _add(arch: Architecture, sums: dict[int, Tensor], batch: list[list[int]]) -> int:
+    longest = max(1, *map(len, batch))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch], device=arch.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=arch.device)
+    with arch.only(0, max(sums)), captured({str(layer): arch.rewrite(layer) for layer in sums}, inputs=True) as keys:
+        arch.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    for layer in sums:
+        flat = keys[str(layer)][mask.bool()].float()
+        sums[layer] += (flat.T @ flat).double().cpu()
+    return int(mask.sum())

@@ -1,0 +1,64 @@
+"""Optimised values by content, so that a value is computed once: SQLite, beside the ledger or in the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlite_utils
+
+
+@dataclass(frozen=True)
+class StoredValue:
+    """A value (d,) float32, the loss that it reached and the steps that it took."""
+
+    target: np.ndarray
+    loss: float
+    steps: int
+
+
+def content_key(**parts: Any) -> str:
+    """The key of a value: a hash over everything that it depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class ValueStore:
+    """Values by key. Rows of one write are one transaction."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.db = sqlite_utils.Database(path)
+        self.db.enable_wal()
+        self.db.execute("PRAGMA busy_timeout = 30000")
+        self.db["target_values"].create({"key": str, "target": bytes, "loss": float, "steps": int}, pk="key", if_not_exists=True)
+
+    def get(self, keys: Sequence[str]) -> dict[str, StoredValue]:
+        """Those of the keys that are stored."""
+        found = {}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for key, target, loss, steps in self.db.execute(f"SELECT key, target, loss, steps FROM target_values WHERE key IN ({marks})", list(part)):
+                found[key] = StoredValue(np.frombuffer(target, dtype="<f4"), loss, steps)
+        return found
+
+    def put(self, rows: Iterable[tuple[str, StoredValue]]) -> None:
+        """Store values; what is there already is replaced."""
+        written = [{"key": key, "target": v.target.astype("<f4").tobytes(), "loss": v.loss, "steps": v.steps} for key, v in rows]
+        self.db["target_values"].insert_all(written, pk="key", replace=True)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Erase values, the pages that held them included."""
+        with self.db.conn:
+            self.db.conn.executemany("DELETE FROM target_values WHERE key = ?", [(key,) for key in keys])
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.db.vacuum()
+
+    def close(self) -> None:
+        """Release the file."""
+        self.db.close()
