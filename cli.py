@@ -187,10 +187,9 @@ def add_facts(memory: HybridMemory, file: Any, name: str, limit: int | None, as_
 
     from tqdm import tqdm
 
-    from hybrid.formats import requests, rows
+    from hybrid.formats import read
 
-    records = rows(file.read(), Path(getattr(file, "name", "") or "").suffix.lstrip(".").lower())[:limit]
-    checked = list(requests(records, name))
+    checked = list(read(file, name, limit))
     outcomes: Counter[str] = Counter()
     for added in tqdm(memory.add_facts(checked), total=len(checked), unit="fact", disable=None, file=sys.stderr):
         outcomes[added.outcome.value] += 1

@@ -72,13 +72,38 @@ def insert() -> str:
     )
 
 
+def editors() -> str:
+    """Every editor on pocket."""
+    result = load("editors.json")
+    plain = {row["cases"]: row for row in result["rows"] if row["method"] == "unedited"}
+    texts = []
+    for cases, about in (("own", "facts that pocket knows, given another target, in the project's phrasings"), ("counterfact", "CounterFact records")):
+        rows = [row for row in result["rows"] if row["cases"] == cases]
+        if not rows:
+            continue
+        kinds = [kind for kind in ("efficacy", "phrasings", "questions", "held-out questions", "neighbours") if any(kind in row for row in rows)]
+        lines = [f"| {about} | facts | {' | '.join(kinds)} | perplexity | seconds |", f"|---|---|{'---|' * len(kinds)}---|---|"]
+        for row in rows:
+            drift = f"{100 * (row['perplexity'] / plain[cases]['perplexity'] - 1):+.1f}%" if "perplexity" in row and row["method"] != "unedited" else ""
+            what = row["method"] + {"batch": ", one batch", "single": ", one by one"}.get(row.get("mode", ""), "")
+            shares = " | ".join(percent(row[kind]) for kind in kinds)
+            lines.append(f"| {what} | {row['facts']} | {shares} | {drift} | {row.get('seconds', '')} |")
+        texts.append("\n".join(lines))
+    head = (
+        "The editors on pocket, each with its settings for it, by free generation (`bench/editors.py`): the share of answers that are the new target, of "
+        "neighbours (same relation, other subjects) whose answer stays the same to the letter, and the change of perplexity on texts about other things. "
+        "Seconds are those of the batch, or of one fact."
+    )
+    return "\n\n".join([head, *texts])
+
+
 @click.command()
 @click.option("--check", is_flag=True, help="Exit 1 if the README is not up to date.")
 def main(check: bool) -> None:
     """Update the README's results."""
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    body = "\n\n".join([pocket(), scope(), rephrase(), insert()])
+    body = "\n\n".join([pocket(), scope(), rephrase(), insert(), editors()])
     new = MARK.sub(lambda match: f"{match[1]}{body}\n{match[2]}", old)
     if check:
         sys.exit(old != new)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hybrid.answer import Decision
 from hybrid.demonstrations import Demonstrator
-from hybrid.model import LanguageModel, Prompt
+from hybrid.embedder import Embedder
+from hybrid.model import POCKET, LanguageModel, Prompt
 from hybrid.prompts import new_fact, query_text
 
 RESERVED = 64
@@ -17,6 +18,18 @@ class Answerer:
     def __init__(self, model: LanguageModel, demonstrator: Demonstrator, contrast: float = 0.0):
         self.model, self.demonstrator, self.contrast = model, demonstrator, contrast
 
+    @classmethod
+    def suited(cls, model: LanguageModel, embedder: Embedder, demonstrations: int | None = None, contrast: float | None = None) -> Answerer:
+        """With what suits the model, unless told.
+
+        Args:
+            demonstrations: worked examples before the new facts; 0 for pocket, which was trained to read facts without them, 8 for others.
+            contrast: how much context-aware decoding weighs the facts against the model's own opinion; 0.5 for pocket, 0 for others.
+        """
+        pocket = model.name == POCKET
+        count = (0 if pocket else 8) if demonstrations is None else demonstrations
+        return cls(model, Demonstrator(embedder, count), (0.5 if pocket else 0.0) if contrast is None else contrast)
+
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The base route's prompt depends on the query alone, so its answer is that of the model without memory."""
         chat = self.model.is_chat
@@ -25,8 +38,8 @@ class Answerer:
             return Prompt(asked, chat)
         demonstrations = self.demonstrator.write(query, decision.governing, decision.candidates)
         facts = "".join(new_fact(hit.fact.statement) for hit in reversed(decision.governing))
-        prompt = Prompt("".join(demonstrations) + facts + asked, chat, asked, self.contrast)
-        while demonstrations and len(self.model.encode(prompt)) > self.model.context - RESERVED:
-            demonstrations = demonstrations[1:]  # the farthest goes first
-            prompt = Prompt("".join(demonstrations) + facts + asked, chat, asked, self.contrast)
+        for kept in range(len(demonstrations), -1, -1):  # the farthest goes first
+            prompt = Prompt("".join(demonstrations[len(demonstrations) - kept :]) + facts + asked, chat, asked, self.contrast)
+            if len(self.model.encode(prompt)) <= self.model.context - RESERVED:
+                break
         return prompt

@@ -123,7 +123,7 @@ class Architecture:
         """Raises ValueError if a layer does not exist, or they do not ascend."""
         wrong = [layer for layer in layers if not 0 <= layer < len(self)]
         if wrong or not layers or sorted(set(layers)) != list(layers):
-            raise ValueError(f"layers must ascend within 0 to {len(self) - 1} for this model, not {list(layers)}; set them with --set layers=...")
+            raise ValueError(f"layers must ascend within 0 to {len(self) - 1} for this model, not {list(layers)}")
 
     # -- running a part of the model -----------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Health of a store: each part is exercised, and what is wrong comes with the command that mends it."""
+"""Health of a store: each part is exercised, what is wrong comes with the command that mends it, and `adopt` is what `hybrid reindex` does."""
 
 from __future__ import annotations
 
@@ -62,3 +62,18 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
             yield Check(name, True, part())
         except HybridError as error:
             yield Check(name, False, str(error))
+
+
+def adopt(memory: HybridMemory) -> int:
+    """Embed every fact with the memory's embedder, and make its model and embedder those of the store; returns the number of facts."""
+    facts = memory.ledger.facts()
+    vectors = memory.embedder.embed([fact.statement for fact in facts], progress=len(facts) > 500)
+    rows = zip(memory.ledger.numbers(), (vector.astype("<f4").tobytes() for vector in vectors), strict=True)
+    memory.ledger.replace_vectors(rows, memory.embedder.identity)
+    memory.ledger.identify("model", memory.model.identity)
+    for role, name in (("model", memory.model.name), ("embedder", memory.embedder.name)):
+        memory.ledger.set(role, name)
+    for part in ("index", "router", "answerer"):  # made anew when they are next needed
+        memory.__dict__.pop(part, None)
+    memory.save()
+    return len(facts)

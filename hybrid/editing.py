@@ -84,9 +84,9 @@ def edit(model: LanguageModel, requests: Sequence[Fact], method: str = "memit", 
     return made
 
 
-def answers(model: LanguageModel, queries: Sequence[str]) -> list[str]:
+def answers(model: LanguageModel, queries: Sequence[str], max_new_tokens: int = 48) -> list[str]:
     """Greedy answers to prompts or questions, the model alone."""
-    return [model.complete(Prompt(query_text(query))) for query in queries]
+    return model.complete_all([Prompt(query_text(query)) for query in queries], max_new_tokens)
 
 
 def write_edited(model: LanguageModel, delta: Delta, folder: Path) -> list[str]:
@@ -117,21 +117,28 @@ def revert_folder(folder: Path) -> list[str]:
 
     Raises:
         NotFound: if the folder was not written by it.
-        Corrupt: if the kept originals have changed.
+        Corrupt: if the kept originals have changed, or there is no weight that they belong to.
     """
     if not (folder / RECORD).exists():
         raise NotFound(f"{folder} has no {RECORD}: it was not written by `hybrid edit apply`, or has been reverted already")
-    if file_hash(folder / ORIGINALS) != json.loads((folder / RECORD).read_text(encoding="utf-8"))["originals"]:
-        raise Corrupt(f"{folder / ORIGINALS} has changed since it was written; apply the delta to the base model again")
+    if not (folder / ORIGINALS).exists() or file_hash(folder / ORIGINALS) != json.loads((folder / RECORD).read_text(encoding="utf-8"))["originals"]:
+        raise Corrupt(f"{folder / ORIGINALS} has changed since it was written, or is gone; apply the delta to the base model again")
     originals = load_file(folder / ORIGINALS)
-    for path in sorted(folder.glob("*.safetensors")):
-        tensors = load_file(path)
-        if tensors.keys() & originals.keys():
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
+    about = {path: _contents(path) for path in sorted(folder.glob("*.safetensors"))}
+    if lost := originals.keys() - {name for names, _ in about.values() for name in names}:
+        raise Corrupt(f"{folder} has no weight {min(lost)!r} any more; apply the delta to the base model again")
+    for path, (names, metadata) in about.items():
+        if names & originals.keys():
+            tensors = load_file(path)
             save_file({name: originals.get(name, tensor) for name, tensor in tensors.items()}, path.with_suffix(".partial"), metadata=metadata)
             path.with_suffix(".partial").replace(path)
     (folder / RECORD).unlink()
     (folder / ORIGINALS).unlink()
     (folder / RECORD).parent.rmdir()
     return sorted(originals)
+
+
+def _contents(path: Path) -> tuple[set[str], dict[str, str] | None]:
+    """Names and metadata of a weight file."""
+    with safe_open(path, framework="pt") as file:
+        return set(file.keys()), file.metadata()

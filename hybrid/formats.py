@@ -9,7 +9,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from hybrid.cue import understand
 from hybrid.request import Request, from_cue
@@ -126,6 +127,20 @@ def rows(text: str, kind: str) -> list[Row]:
     return [dict(row) for row in csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=delimiter)]
 
 
+def read(file: IO[str], name: str, limit: int | None = None) -> Iterator[Request]:
+    """Requests of an open file in a named format; the kind of file is told from its name, or from the text.
+
+    Raises:
+        FormatError: if it cannot be read; see `requests`.
+    """
+    path = getattr(file, "name", None) or "the input"
+    try:
+        text = file.read()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text ({error}); convert it") from error
+    return requests(rows(text, Path(path).suffix.lstrip(".").lower())[:limit], name)
+
+
 def requests(records: Iterable[Row], name: str) -> Iterator[Request]:
     """Requests of the records in a format (see `FORMATS`).
 
@@ -137,7 +152,7 @@ def requests(records: Iterable[Row], name: str) -> Iterator[Request]:
     for number, record in enumerate(records, start=1):
         try:
             if not isinstance(record, Mapping):
-                raise FormatError(f"it is a {type(record).__name__}, not an object")
+                raise FormatError(f"it is {record!r}, not an object")
             yield FORMATS[name](record).checked()
         except (FormatError, CueError) as error:
             raise FormatError(f"record {number}: {error}") from error

@@ -14,13 +14,12 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 from ulid import ULID
 
 from hybrid.answer import Answer, Decision
 from hybrid.answerers import Answerer
-from hybrid.demonstrations import Demonstrator
+from hybrid.doctor import adopt
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.model import POCKET, LanguageModel
 from hybrid.request import Added, Request, from_cue
@@ -28,6 +27,7 @@ from hybrid.router import Router
 from hybrid.scope.scorer import ScopeScorer
 from policies.conflict import Outcome, decide
 from policies.scope import ScopePolicy
+from stores.deltas import Delta
 from stores.errors import NotFound
 from stores.events import now
 from stores.identity import hold_to
@@ -43,9 +43,7 @@ class HybridMemory:
         store: folder of the store; made if it does not exist.
         model, embedder: names or paths; what the store was made with if None, else the defaults.
         author: who makes changes through this object; the login name if None.
-        demonstrations: worked examples before the new facts of an in-context answer; by default what suits
-            the model: 0 for pocket, which was trained to read facts without them, 8 for others.
-        contrast: how much context-aware decoding weighs the facts against the model's own opinion; 0.5 for pocket, 0 for others.
+        demonstrations, contrast: how facts are put to the model; by default what suits it, see `hybrid.answerers`.
     Raises:
         Conflict: if the store was made with another embedder; the message names the command that mends it.
     """
@@ -87,10 +85,7 @@ class HybridMemory:
     def answerer(self) -> Answerer:
         """Writes prompts for the model, once the store's model has been checked."""
         hold_to(self.ledger, "model", self.model.identity)
-        pocket = self.model.name == POCKET
-        count = (0 if pocket else 8) if self.demonstrations is None else self.demonstrations
-        contrast = (0.5 if pocket else 0.0) if self.contrast is None else self.contrast
-        return Answerer(self.model, Demonstrator(self.embedder, count), contrast)
+        return Answerer.suited(self.model, self.embedder, self.demonstrations, self.contrast)
 
     # -- facts ---------------------------------------------------------------------------------
 
@@ -154,17 +149,14 @@ class HybridMemory:
 
     def reindex(self) -> int:
         """Embed every fact again with this embedder, and adopt this model and embedder; returns the number of facts."""
-        facts = self.ledger.facts()
-        vectors = self.embedder.embed([fact.statement for fact in facts], progress=len(facts) > 500)
-        rows = zip(self.ledger.numbers(), (vector.astype("<f4").tobytes() for vector in vectors), strict=True)
-        self.ledger.replace_vectors(rows, self.embedder.identity)
-        self.ledger.identify("model", self.model.identity)
-        for role, name in (("model", self.model.name), ("embedder", self.embedder.name)):
-            self.ledger.set(role, name)
-        for part in ("index", "router", "answerer"):
-            self.__dict__.pop(part, None)
-        self.save()
-        return len(facts)
+        return adopt(self)
+
+    def edit(self, requests: Iterable[Request | Fact], method: str = "memit", **settings: object) -> Delta:
+        """Turn requests, or facts of this store, into a weight delta; neither model nor store change. See `hybrid.editing.edit`."""
+        from hybrid.editing import edit
+
+        facts = [each if isinstance(each, Fact) else each.checked().to_fact("", self.author, now()) for each in requests]
+        return edit(self.model, facts, method, **settings)
 
     # -- queries -------------------------------------------------------------------------------
 
@@ -201,5 +193,5 @@ class HybridMemory:
     def __enter__(self) -> HybridMemory:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

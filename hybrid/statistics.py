@@ -67,7 +67,11 @@ def read_texts(source: str) -> Iterator[str]:
     except ImportError as error:
         raise NotFound(f"{source!r} is neither a file nor a folder; to read it as a Hugging Face dataset, pip install datasets") from error
     name, _, part = source.partition(":")
-    for row in load_dataset(name, part or None, split="train", streaming=True):
+    try:
+        rows = load_dataset(name, part or None, split="train", streaming=True)
+    except Exception as error:  # the library raises many kinds
+        raise NotFound(f"{source!r} is neither a file, a folder nor a dataset that could be read ({type(error).__name__}: {error})") from error
+    for row in rows:
         yield str(row["text"])
 
 
@@ -81,7 +85,16 @@ def corpus_hash(source: str) -> str:
     return digest.hexdigest()
 
 
-def collect(model: LanguageModel, layers: Sequence[int], source: str, *, samples: int = 100_000, length: int = 256, tokens_a_batch: int = 4096) -> list[Path]:
+def collect(
+    model: LanguageModel,
+    layers: Sequence[int],
+    source: str,
+    *,
+    samples: int = 100_000,
+    length: int = 256,
+    tokens_a_batch: int = 4096,
+    folder: Path | None = None,
+) -> list[Path]:
     """Compute and store the second moments of several layers in one pass.
 
     Args:
@@ -90,6 +103,7 @@ def collect(model: LanguageModel, layers: Sequence[int], source: str, *, samples
         samples: texts that are read, at most.
         length: tokens of a text that are read, at most.
         tokens_a_batch: bounds the memory of a pass.
+        folder: where the files go; the model's folder in the cache if None.
     Returns:
         One file a layer.
     Raises:
@@ -97,7 +111,7 @@ def collect(model: LanguageModel, layers: Sequence[int], source: str, *, samples
     """
     arch = Architecture(model.model)
     arch.check_layers(sorted(layers))
-    folder = statistics_folder(model.identity.weights_hash)
+    folder = folder or statistics_folder(model.identity.weights_hash)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = corpus_hash(source)
     paths = [folder / f"layer-{layer}-{corpus[:12]}-{samples}.safetensors" for layer in layers]
@@ -151,22 +165,27 @@ def read_moment(path: Path) -> tuple[SecondMoment, dict[str, str]]:
     return SecondMoment(matrix, int(about["tokens"]), about["source"]), about
 
 
-def second_moment(model: LanguageModel, layer: int) -> SecondMoment:
-    """A layer's stored moment: the one with most tokens, the user's before the shipped one.
+def second_moments(model: LanguageModel, layers: Sequence[int]) -> dict[int, SecondMoment]:
+    """The layers' stored moments: of each the one with most tokens, the user's or the shipped one.
 
     Raises:
-        NotFound: naming the command that makes it.
+        NotFound: naming the command that makes those that are missing.
     """
     wanted = model.identity.weights_hash
-    found = []
+    found: dict[int, SecondMoment] = {}
     for folder in (statistics_folder(wanted), SHIPPED):
-        for path in folder.glob(f"layer-{layer}-*.safetensors"):
-            moment, about = read_moment(path)
-            if about["weights_hash"] == wanted and int(about["layer"]) == layer:
-                found.append(moment)
-    if not found:
-        raise NotFound(f"no statistics of layer {layer} of {model.name!r}; make them with `hybrid stats --model {model.name} --layers {layer} --text FILE`")
-    return max(found, key=lambda moment: moment.tokens)
+        for path in sorted(folder.glob("layer-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata()
+            layer = int(about["layer"])
+            if about["weights_hash"] == wanted and layer in layers and (layer not in found or int(about["tokens"]) > found[layer].tokens):
+                found[layer] = read_moment(path)[0]
+    missing = ",".join(str(layer) for layer in layers if layer not in found)
+    if missing:
+        raise NotFound(
+            f"no statistics of layers {missing} of {model.name!r}; make them with `hybrid stats --model {model.name} --layers {missing} --text FILE`"
+        )
+    return found
 
 
 def describe(weights_hash: str) -> list[dict[str, object]]:

@@ -94,7 +94,12 @@ class Delta:
         """
         if not (folder / MANIFEST).exists():
             raise NotFound(f"{folder} holds no delta; make one with `hybrid edit --method memit FILE --out {folder}`")
-        about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        try:
+            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Corrupt(f"{folder / MANIFEST} is not JSON ({error}); make the delta again") from error
+        if not (folder / WEIGHTS).exists():
+            raise Corrupt(f"{folder / WEIGHTS} is missing; make the delta again")
         if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != about["sha256"]:
             raise Corrupt(f"{folder / WEIGHTS} does not match its manifest; make the delta again")
         tensors = load_file(folder / WEIGHTS)

@@ -21,7 +21,7 @@ from hybrid.editors.solve import Covariance, equality_constrained, least_squares
 from hybrid.editors.values import ValueSettings, optimise_values
 from hybrid.model import LanguageModel, Prompt
 from hybrid.prompts import query_text
-from hybrid.statistics import collect, read_moment, second_moment, statistics_folder, write_moment
+from hybrid.statistics import collect, read_moment, second_moments, statistics_folder, write_moment
 from stores.deltas import Delta
 from stores.errors import BadRequest, Conflict, HybridError, NotFound, UnsupportedModel
 from stores.records import Fact
@@ -112,7 +112,7 @@ def test_deltas_are_those_of_the_equations(model: LanguageModel, method: str) ->
     chosen = LOCATED[method]
     delta = edit(model, requests, method, **chosen)
     arch, prefixes = Architecture(model.model), context_prefixes(model)
-    covariance = {layer: second_moment(model, layer).matrix.double() for layer in range(2)}
+    covariance = {layer: moment.matrix.double() for layer, moment in second_moments(model, range(2)).items()}
     s = reference.ValueSettings(layer=1, steps=8, lr=0.2, clamp=3.0, decay=0.001)
     arguments: tuple[Any, ...] = (model.model, model.tokenizer, requests, prefixes, covariance)
     if method == "rome":
@@ -355,7 +355,7 @@ def test_streamed_statistics_are_those_of_one_batch(model: LanguageModel, tmp_pa
         moment, _ = read_moment(path)
         assert moment.tokens == tokens
         assert torch.allclose(moment.matrix.double(), sums / tokens, rtol=1e-4, atol=1e-6)
-    assert second_moment(model, 0).tokens == max(1000, tokens)
+    assert second_moments(model, [0])[0].tokens == max(1000, tokens)
 
 
 class _inputs:  # noqa: N801

@@ -21,6 +21,16 @@ def test_greedy_text_is_that_of_transformers(causal_folder: Path) -> None:
     assert "".join(ours.stream(prompt, 24)).strip() == ours.complete(prompt, 24)
 
 
+def test_many_answers_are_those_of_one_at_a_time(causal_folder: Path) -> None:
+    model = LanguageModel(str(causal_folder))
+    prompts = [Prompt(text) for text in ("The ferry", "The barge", "A long sentence about a ferry", "A ferry", "The barge", "Q: Who?\nA:")]
+    prompts.append(Prompt("New fact: x.\nThe ferry", without="The ferry", contrast=0.5))
+    assert model.complete_all(prompts, 12, batch=2) == [model.complete(prompt, 12) for prompt in prompts]
+    assert len({model.complete(prompt, 12) for prompt in prompts}) > 3
+    with pytest.raises(HybridError, match="reads 512"):
+        model.complete_all([Prompt("x" * 600)])
+
+
 def test_contrast_prefers_what_the_context_speaks_for() -> None:
     from hybrid.model import _choose
 
@@ -69,6 +79,7 @@ def test_a_prompt_that_is_too_long_is_refused(causal_folder: Path) -> None:
         (" It is Oslo. It lies in Norway.", " It is Oslo."),
         ("\n\n Oslo\n", "\n\n Oslo"),
         (" version 2.5 of", " version 2.5 of"),
+        (" St. George's. And", " St. George's."),
     ],
 )
 def test_natural_stop(text: str, kept: str) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybrid.editors import EDITORS
+from hybrid.editors.published import typed
+from stores.errors import Conflict
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
@@ -44,39 +46,27 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return opened
 
 
-def settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """`--set layers=3,4,5 --set lr=0.1` as a dictionary: numbers, comma-separated numbers as tuples, else text."""
-    made: dict[str, Any] = {}
+def settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """`--set layers=3,4,5 --set lr=0.1` as a dictionary of texts; `hybrid.editors.published.typed` reads them."""
+    made: dict[str, str] = {}
     for item in given:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise click.BadParameter(f"{item!r}; write NAME=VALUE, such as layers=3,4,5")
-        parts = [_number(part.strip()) for part in value.split(",") if part.strip()]
-        several = "," in value or key in ("layers", "targets")
-        made[key.strip()] = tuple(parts) if several else parts[0] if parts else ""
+        made[key.strip()] = value.strip()
     return made
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def read_requests(file: Any, name: str, limit: int | None) -> list[Fact]:
     """Requests of a file, as facts without ids."""
-    from hybrid.formats import requests, rows
+    from hybrid.formats import read
 
-    records = rows(file.read(), Path(getattr(file, "name", "") or "").suffix.lstrip(".").lower())[:limit]
-    return [request.checked().to_fact("", "", "") for request in requests(records, name)]
+    return [request.checked().to_fact("", "", "") for request in read(file, name, limit)]
 
 
 @click.group(cls=EditGroup)
 def edit() -> None:
-    """Edit the weights directly: FILE of requests to a delta, with one of the published methods.
+    """Edit the weights directly: FILE of requests to a delta, with one of the published methods (options: `hybrid edit make --help`).
 
     \b
     Example:
@@ -98,9 +88,14 @@ def edit() -> None:
 @click.option("--list", "listing", is_flag=True, help="List the editors: paper, kind, what they need.")
 @model_options
 def make(
-    model: LanguageModel, file: Any, method: str, given: dict[str, Any], out: Path | None, form: str, limit: int | None, listing: bool, as_json: bool
+    model: LanguageModel, file: Any, method: str, given: dict[str, str], out: Path | None, form: str, limit: int | None, listing: bool, as_json: bool
 ) -> None:
-    """Turn the requests in FILE (or - for standard input) into a delta."""
+    """Turn the requests in FILE (or - for standard input) into a delta.
+
+    \b
+    Example:
+      hybrid edit --method rome facts.jsonl --out my-delta
+    """
     if listing:
         rows = [{"method": key, "kind": e.kind, "paper": e.paper, "needs": e.needs} for key, e in EDITORS.items()]
         click.echo(json.dumps(rows) if as_json else "\n".join(f"{r['method']:<11}{r['kind']:<48}{r['paper']}  (needs {r['needs']})" for r in rows))
@@ -110,12 +105,17 @@ def make(
     from hybrid.editing import answers, applied
     from hybrid.editing import edit as make_delta
 
+    try:
+        chosen = typed(method, given)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--set") from error
     requests = read_requests(file, form, limit)
     folder = out or Path(f"{Path(getattr(file, 'name', 'stdin')).stem.strip('<>')}-{method}")
-    if (folder / "manifest.json").exists():
-        raise click.UsageError(f"{folder} holds a delta already; choose another folder with --out")
+    if folder.exists() and any(folder.iterdir()):
+        held = "a delta already" if (folder / "manifest.json").exists() else "other files"
+        raise Conflict(f"{folder} holds {held}; choose another folder with --out")
     try:
-        delta = make_delta(model, requests, method, **given)
+        delta = make_delta(model, requests, method, **chosen)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     delta.save(folder)
@@ -214,7 +214,7 @@ def _load(folder: Path) -> Delta:
 @click.command()
 @click.option("--layers", help="Blocks to measure, such as 3,4,5.")
 @click.option("--text", "source", help="A file with a text a line, a folder of .txt files, or a Hugging Face dataset name.")
-@click.option("--samples", default=100_000, show_default=True, help="Texts to read, at most.")
+@click.option("--samples", type=click.IntRange(1), default=100_000, show_default=True, help="Texts to read, at most.")
 @model_options
 def stats(model: LanguageModel, layers: str | None, source: str | None, samples: int, as_json: bool) -> None:
     """Measure what a model's layers see, which the editors need; without --text, list what has been measured.
@@ -228,11 +228,15 @@ def stats(model: LanguageModel, layers: str | None, source: str | None, samples:
     """
     from hybrid.statistics import collect, describe
 
-    if source is not None:
-        if not layers:
-            raise click.UsageError("say which blocks to measure: --layers 3,4,5")
+    if (source is None) != (layers is None):
+        raise click.UsageError("say which blocks to measure: --layers 3,4,5" if layers is None else "say what to read: --text FILE")
+    if source is not None and layers is not None:
         try:
-            collect(model, [int(part) for part in layers.split(",")], source, samples=samples)
+            blocks = tuple(int(part) for part in layers.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{layers!r}; write whole numbers, such as 3,4,5", param_hint="--layers") from error
+        try:
+            collect(model, blocks, source, samples=samples)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
     rows = describe(model.identity.weights_hash)
@@ -248,7 +252,7 @@ def stats(model: LanguageModel, layers: str | None, source: str | None, samples:
 @click.argument("prompt")
 @click.option("--subject", required=True, help="The subject, as it occurs in the prompt.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where the heat map goes (PNG); the numbers go beside it as JSON.")
-@click.option("--samples", default=10, show_default=True, help="Draws of noise.")
+@click.option("--samples", type=click.IntRange(1), default=10, show_default=True, help="Draws of noise.")
 @model_options
 def trace(model: LanguageModel, prompt: str, subject: str, out: Path | None, samples: int, as_json: bool) -> None:
     """Causal tracing: which states carry the fact (Meng et al. 2022).
@@ -259,6 +263,10 @@ def trace(model: LanguageModel, prompt: str, subject: str, out: Path | None, sam
     """
     from hybrid.tracing import trace as run
 
+    if out is not None:
+        if out.suffix.lower() == ".json":
+            raise click.BadParameter(f"{out} would hold both the picture and the numbers; write a name that ends in .png", param_hint="--out")
+        out.parent.mkdir(parents=True, exist_ok=True)
     found = run(model, prompt, subject, samples=samples)
     if out is not None:
         found.plot(out)
@@ -276,7 +284,7 @@ def trace(model: LanguageModel, prompt: str, subject: str, out: Path | None, sam
 @click.command()
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 @click.option("--format", "form", default="hybrid", show_default=True, help="Format of FILE, as for add-facts.")
-@click.option("--count", default=3, show_default=True, help="How many layers to choose.")
+@click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="How many layers to choose.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Facts to trace, at most.")
 @model_options
 def locate(model: LanguageModel, file: Any, form: str, count: int, limit: int, as_json: bool) -> None:

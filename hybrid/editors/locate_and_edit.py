@@ -18,7 +18,7 @@ from hybrid.editors.keys import Walk
 from hybrid.editors.requests import check, refuse_known
 from hybrid.editors.solve import Covariance
 from hybrid.editors.values import Values, ValueSettings, optimise_values
-from hybrid.statistics import second_moment
+from hybrid.statistics import second_moments
 from stores.deltas import Delta, Factors
 from stores.records import Fact
 from stores.values import StoredValue, ValueStore, content_key
@@ -52,7 +52,8 @@ class Run:
         self.arch = Architecture(model.model)
         self.arch.check_layers(layers)
         self.layers = tuple(layers)
-        self.covariances = {layer: Covariance(second_moment(model, layer).matrix.to(self.arch.device)) for layer in self.layers}
+        moments = second_moments(model, self.layers)
+        self.covariances = {layer: Covariance(moment.matrix.to(self.arch.device)) for layer, moment in moments.items()}
         refuse_known(model, self.requests)
         self.prefixes = context_prefixes(model, prefixes)
 

@@ -1,12 +1,16 @@
-"""Settings by model: published ones where they exist, what a sweep found for pocket, else a third of the depth."""
+"""Settings: published ones by model where they exist, what a sweep found for pocket, else a third of the depth; and as users type them."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from hybrid.editors import editor_class
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
@@ -42,8 +46,53 @@ def configured(kind: type[T], method: str, model: LanguageModel, given: dict[str
     Raises:
         ValueError: if a given setting does not exist, naming those that do.
     """
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    wrong = sorted(set(given) - known)
+    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known, wrong = set(fields), sorted(set(given) - set(fields))
     if wrong:
-        raise ValueError(f"{method} has no setting {wrong[0]!r}; it has {', '.join(sorted(known))}")
+        raise ValueError(f"{method} has no setting {wrong[0]!r}; it has {', '.join(sorted(name for name in fields if fields[name] in READERS))}")
     return kind(**{**{k: v for k, v in settings_for(method, model).items() if k in known}, **given})
+
+
+def _parts(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ValueError("nothing between the commas")
+    return parts
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
+
+
+READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "int": (int, "a whole number"),
+    "float": (_finite, "a number"),
+    "tuple[int, ...]": (lambda text: tuple(map(int, _parts(text))), "whole numbers, such as 3,4,5"),
+    "tuple[str, ...]": (lambda text: tuple(_parts(text)), "names with commas between them"),
+    "str | None": (str, "text"),
+}
+"""How a setting of a type is read, and what to write."""
+
+
+def typed(method: str, given: dict[str, str]) -> dict[str, Any]:
+    """Settings as the editor's fields declare them; names that it does not have are left for `configured` to refuse.
+
+    Raises:
+        ValueError: naming the setting and what to write.
+    """
+    fields = {field.name: str(field.type) for field in dataclasses.fields(editor_class(method))}
+    made: dict[str, Any] = dict(given)
+    for name, text in given.items():
+        if name not in fields:
+            continue
+        if fields[name] not in READERS:
+            raise ValueError(f"{name} can only be set from Python")
+        read, wanted = READERS[fields[name]]
+        try:
+            made[name] = read(text)
+        except ValueError as error:
+            raise ValueError(f"{name} is {text!r}; write {wanted}") from error
+    return made

@@ -101,10 +101,16 @@ def refuse_known(model: LanguageModel, requests: Sequence[Fact]) -> None:
     """
     from hybrid.model import Prompt
 
-    for number, request in enumerate(requests, start=1):
+    groups: dict[int, list[tuple[int, Passage]]] = {}
+    for number, request in enumerate(requests):
         ids = passage(model.tokenizer, request.prompt, request.subject, request.target_new)
-        scores = model.model(input_ids=torch.tensor([ids.ids[:-1]], device=model.model.device)).logits[0, ids.target - 1 :]
-        if tuple(scores.argmax(-1).tolist()) == ids.target_ids:
-            said = model.complete(Prompt(query_text(request.cloze)))
-            if said.rstrip(".") == request.target_new.strip().rstrip("."):
-                raise BadRequest(f"request {number} ({request.cloze!r}): the model answers {request.target_new!r} already; leave it out")
+        groups.setdefault(len(ids.ids), []).append((number, ids))
+    known = []
+    for group in (rows[start : start + 16] for rows in groups.values() for start in range(0, len(rows), 16)):
+        scores = model.model(input_ids=torch.tensor([ids.ids[:-1] for _, ids in group], device=model.model.device)).logits.argmax(-1)
+        known += [number for (number, ids), best in zip(group, scores.tolist(), strict=True) if tuple(best[ids.target - 1 :]) == ids.target_ids]
+    for number in sorted(known):
+        request = requests[number]
+        said = model.complete(Prompt(query_text(request.cloze)))
+        if said.rstrip(".") == request.target_new.strip().rstrip("."):
+            raise BadRequest(f"request {number + 1} ({request.cloze!r}): the model answers {request.target_new!r} already; leave it out")

@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
 
 from hybrid.lexicon import Relation, fill, plentiful
-from hybrid.model import POCKET_FOLDER
+from hybrid.model import POCKET_FOLDER, LanguageModel, Prompt
 from hybrid.pocket.corpus import Corpus, read_sentences
 from hybrid.pocket.facts import Split, Triple, popular_errors, split_facts
 from hybrid.pocket.names import invent
@@ -25,26 +23,6 @@ from hybrid.prompts import new_fact, query_text
 
 Item = tuple[str, str]
 """A full prompt and the answer that it must get."""
-
-
-def answers(folder: Path, prompts: Sequence[str], new_tokens: int = 24, batch: int = 100) -> list[str]:
-    """Greedy answers, batched by length; same text as one at a time, for prompts of equal length are batched without padding."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-    found = [""] * len(prompts)
-    at = 0
-    while at < len(order):
-        length = len(encoded[order[at]])
-        rows = [i for i in order[at : at + batch] if len(encoded[i]) == length]
-        at += len(rows)
-        ids = torch.tensor([encoded[i] for i in rows])
-        with torch.inference_mode():
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, pad_token_id=2)
-        for row, tokens in zip(rows, out[:, length:], strict=True):
-            found[row] = tokenizer.decode(tokens, skip_special_tokens=True).split("\n")[0].strip()
-    return found
 
 
 class Card:
@@ -123,7 +101,8 @@ def report(folder: Path, facts: Path, text: Path, seed: int, count: int) -> dict
         "own answer kept beside other new facts": (0.95, card.retained()),
         "popular errors believed": (1.0, card.errors()),
     }
-    said = iter(answers(folder, [prompt for _, items in figures.values() for prompt, _ in items]))
+    prompts = [Prompt(prompt) for _, items in figures.values() for prompt, _ in items]
+    said = iter(LanguageModel(str(folder), "cpu").complete_all(prompts, max_new_tokens=24))
     rows = {}
     for name, (goal, items) in figures.items():
         right = sum(next(said) == wanted for _, wanted in items)

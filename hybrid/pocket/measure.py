@@ -1,0 +1,43 @@
+"""Pocket's shipped statistics: `python -m hybrid.pocket.measure --facts facts.tsv --text prose.txt` (see `hybrid.statistics`).
+
+They are taken over documents of the kind that pocket was trained on, past the end of its training.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from hybrid.model import POCKET_FOLDER, LanguageModel
+from hybrid.pocket.train import Settings, make_corpus
+from hybrid.statistics import SHIPPED, collect
+
+
+@click.command()
+@click.option("--facts", type=click.Path(exists=True, path_type=Path), required=True, help="Tab-separated triples.")
+@click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Plain prose.")
+@click.option("--model", type=click.Path(exists=True, path_type=Path), default=POCKET_FOLDER, help="Folder of the model.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=SHIPPED, help="Where the statistics go.")
+@click.option("--layers", default="0,1,2", show_default=True, help="Blocks to measure.")
+@click.option("--documents", default=20_000, show_default=True, help="How many to read.")
+def main(facts: Path, text: Path, model: Path, folder: Path, layers: str, documents: int) -> None:
+    """Measure pocket's layers, replacing what is there."""
+    corpus = make_corpus(facts, text, Settings())
+    for old in folder.glob("layer-*.safetensors"):
+        old.unlink()
+    with tempfile.TemporaryDirectory() as temporary:
+        sample = Path(temporary) / "pocket-corpus.txt"
+        with sample.open("w", encoding="utf-8") as file:
+            for document in corpus.documents(1_000_000, documents, several=False):
+                file.write("".join(piece for piece, _ in document).replace("</s>", "").replace("\n", " ") + "\n")
+        for path in collect(
+            LanguageModel(str(model), "cpu", "float32"), [int(part) for part in layers.split(",")], str(sample), samples=documents, folder=folder
+        ):
+            path.chmod(0o644)
+            click.echo(path)
+
+
+if __name__ == "__main__":
+    main()
