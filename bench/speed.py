@@ -107,7 +107,7 @@ def counterfactuals(model: LanguageModel, count: int, seed: int) -> list[Fact]:
         target = rng.choice(sorted(set(true[key].values()) - {true[key].get(country)}))
         fact = Fact(id="", subject=country, relation=relation.name, prompt=rng.choice(relation.statements), target_new=target)
         try:
-            refuse_known(model, [fact])
+            refuse_known(model, [(1, fact)])
         except BadRequest:
             continue
         made.append(fact)

@@ -259,6 +259,30 @@ def replaced_input(module: Any, hidden: Tensor) -> Iterator[None]:
 
 
 @contextmanager
+def only_at(arch: Architecture, layer: int, row: Tensor, place: Tensor) -> Iterator[None]:
+    """Run a block's feed-forward network at some (row, place) alone while the context lasts; elsewhere it gives zeros, which nobody may read."""
+    if arch.layout.mlp == arch.layout.rewrite:  # the network is not one module
+        yield
+        return
+    network, shape = arch.part(layer, "mlp"), []
+
+    def gather(_: Any, args: Any) -> Any:
+        shape.append(args[0].shape)
+        return (args[0][row, place][None], *args[1:])
+
+    def scatter(states: Tensor) -> Tensor:
+        rows, length, width = shape.pop()
+        return states.new_zeros(rows, length, width).index_put((row, place), states[0])
+
+    handle = network.register_forward_pre_hook(gather)
+    try:
+        with changed_output(network, scatter):
+            yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def frozen(model: Any) -> Iterator[None]:
     """No gradients for weights, evaluation mode; both as they were afterwards."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

@@ -165,27 +165,32 @@ def read_moment(path: Path) -> tuple[SecondMoment, dict[str, str]]:
     return SecondMoment(matrix, int(about["tokens"]), about["source"]), about
 
 
-def second_moments(model: LanguageModel, layers: Sequence[int]) -> dict[int, SecondMoment]:
-    """The layers' stored moments: of each the one with most tokens, the user's or the shipped one.
+def find_moments(model: LanguageModel, layers: Sequence[int]) -> dict[int, Path]:
+    """The layers' stored moments: of each the file with most tokens, the user's or the shipped one.
 
     Raises:
         NotFound: naming the command that makes those that are missing.
     """
     wanted = model.identity.weights_hash
-    found: dict[int, SecondMoment] = {}
+    found: dict[int, tuple[int, Path]] = {}
     for folder in (statistics_folder(wanted), SHIPPED):
         for path in sorted(folder.glob("layer-*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 about = file.metadata()
-            layer = int(about["layer"])
-            if about["weights_hash"] == wanted and layer in layers and (layer not in found or int(about["tokens"]) > found[layer].tokens):
-                found[layer] = read_moment(path)[0]
+            layer, tokens = int(about["layer"]), int(about["tokens"])
+            if about["weights_hash"] == wanted and layer in layers and tokens > found.get(layer, (-1, path))[0]:
+                found[layer] = tokens, path
     missing = ",".join(str(layer) for layer in layers if layer not in found)
     if missing:
         raise NotFound(
             f"no statistics of layers {missing} of {model.name!r}; make them with `hybrid stats --model {model.name} --layers {missing} --text FILE`"
         )
-    return found
+    return {layer: path for layer, (_, path) in found.items()}
+
+
+def second_moments(model: LanguageModel, layers: Sequence[int]) -> dict[int, SecondMoment]:
+    """The layers' stored moments, see `find_moments`."""
+    return {layer: read_moment(path)[0] for layer, path in find_moments(model, layers).items()}
 
 
 def describe(weights_hash: str) -> list[dict[str, object]]:

@@ -221,8 +221,8 @@ def test_what_the_model_says_already_is_refused() -> None:
     pocket = LanguageModel()
     said = pocket.complete(Prompt(query_text("The capital of France is")))
     with pytest.raises(BadRequest, match=r"request 2 .*already"):
-        refuse_known(pocket, [ask("France", "The capital of {} is", "Lyon"), ask("France", "The capital of {} is", said)])
-    refuse_known(pocket, [ask("France", "The capital of {} is", said[:-1])])
+        refuse_known(pocket, enumerate([ask("France", "The capital of {} is", "Lyon"), ask("France", "The capital of {} is", said)], start=1))
+    refuse_known(pocket, [(1, ask("France", "The capital of {} is", said[:-1]))])
 
 
 # -- deltas ---------------------------------------------------------------------------------------------

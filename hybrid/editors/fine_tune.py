@@ -102,7 +102,7 @@ class GradientEditor:
         arch = Architecture(model.model)
         layers = self.layers or self.default_layers(len(arch))
         arch.check_layers(layers)
-        refuse_known(model, requests)
+        refuse_known(model, enumerate(requests, start=1))
         passages = [passage(model.tokenizer, r.prompt, r.subject, r.target_new) for r in requests]
         batches = [Batch.of(passages[i : i + self.batch_size], arch.device) for i in range(0, len(passages), self.batch_size)]
         with frozen(arch.model), self.trainable(arch, layers) as trained:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured
 from hybrid.editors.requests import passage
+from hybrid.editors.rows import Beginning, Rows, common_length, run
 from stores.records import Fact
 
 if TYPE_CHECKING:
@@ -20,78 +21,62 @@ class Walk:
     """Goes up the blocks with all contexts of all requests, up to the subject's last token; later tokens cannot matter.
 
     The states that enter a block are kept, so a step to the next rewrite layer costs the blocks in between, with whatever
-    the weights below have become. Contexts that are the same (one subject, one prefix) are computed once.
+    the weights below have become. What the contexts of a prefix have in common, and contexts that are the same, are computed once.
     """
 
-    def __init__(self, model: LanguageModel, arch: Architecture, requests: Sequence[Fact], prefixes: Sequence[str], tokens_a_batch: int = 8192):
-        self.arch = arch
-        rows = [[passage(model.tokenizer, r.prompt, r.subject, prefix=prefix).until_lookup for prefix in prefixes] for r in requests]
-        distinct = sorted({ids for group in rows for ids in group}, key=len)
-        place = {ids: i for i, ids in enumerate(distinct)}
-        self.contexts = torch.tensor([[place[ids] for ids in group] for group in rows])
-        self.batches = _batches(distinct, tokens_a_batch)
-        self.states: list[Tensor | None] = [None] * len(self.batches)
-        self.at = 0
+    def __init__(self, model: LanguageModel, arch: Architecture, requests: Sequence[Fact], prefixes: Sequence[str], tokens_a_batch: int = 4096):
+        self.arch, self.at = arch, 0
+        self.groups = [
+            _Group(arch, [passage(model.tokenizer, r.prompt, r.subject, prefix=prefix).until_lookup for r in requests], tokens_a_batch) for prefix in prefixes
+        ]
 
     @torch.no_grad()
     def keys(self, layer: int) -> Tensor:
         """Inputs of a rewrite layer, (n, d_in) float32 or finer: the bare prompt's and the mean of the prefixed ones', half and half (as MEMIT does)."""
-        found = []
-        for number, (ids, mask) in enumerate(self.batches):
-            watched = {"key": self.arch.rewrite(layer)}
-            with captured(watched, inputs=True) as keys, captured({"in": self.arch.blocks[layer]}, inputs=True) as entering:
-                self._run(ids, mask, self.at, layer, self.states[number])
-            self.states[number] = entering["in"]
-            found.append(_last(keys["key"], mask))
+        each = [group.look(self.arch, self.arch.rewrite(layer), self.at, layer, inputs=True, move=True).to(self.arch.precise) for group in self.groups]
         self.at = layer
-        each = torch.cat(found).to(self.arch.precise)[self.contexts.to(self.arch.device)]
-        return each[:, 0] if each.shape[1] == 1 else (each[:, 0] + each[:, 1:].mean(1)) / 2
+        return each[0] if len(each) == 1 else (each[0] + torch.stack(each[1:]).mean(0)) / 2
 
     @torch.no_grad()
     def bare_keys(self, layer: int) -> Tensor:
         """Inputs of a rewrite layer at the bare prompts, (n, d_in); does not move the walk."""
-        return self._bare({"found": self.arch.rewrite(layer)}, layer, inputs=True)
+        return self.groups[0].look(self.arch, self.arch.rewrite(layer), self.at, layer, inputs=True).to(self.arch.precise)
 
     @torch.no_grad()
     def current(self, layer: int, at: str) -> Tensor:
         """Outputs of a block ("block") or its rewrite module at the bare prompts, (n, d), with the weights as they are."""
         module = self.arch.blocks[layer] if at == "block" else self.arch.rewrite(layer)
-        return self._bare({"found": module}, layer, inputs=False)
-
-    def _bare(self, watched: dict[str, object], layer: int, inputs: bool) -> Tensor:
-        needed = set(self.contexts[:, 0].tolist())
-        found, first = [], 0
-        for number, (ids, mask) in enumerate(self.batches):
-            rows = [i for i in range(len(ids)) if first + i in needed]
-            first += len(ids)
-            if rows:
-                state = self.states[number]
-                with captured(watched, inputs=inputs) as seen:
-                    self._run(ids[rows], mask[rows], self.at, layer, None if state is None else state[rows])
-                found.append(_last(seen["found"], mask[rows]))
-        order = {context: i for i, context in enumerate(sorted(needed))}
-        return torch.cat(found).to(self.arch.precise)[[order[int(context)] for context in self.contexts[:, 0]]]
-
-    def _run(self, ids: Tensor, mask: Tensor, first: int, last: int, hidden: Tensor | None) -> None:
-        with self.arch.only(first, last, hidden):
-            self.arch.model.base_model(input_ids=ids.to(self.arch.device), attention_mask=mask.to(self.arch.device), use_cache=False)
+        return self.groups[0].look(self.arch, module, self.at, layer, inputs=False).to(self.arch.precise)
 
 
-def _batches(rows: Sequence[tuple[int, ...]], tokens: int) -> list[tuple[Tensor, Tensor]]:
-    """(ids, mask) of rows sorted by length, padded on the right, of at most so many tokens."""
-    groups: list[list[tuple[int, ...]]] = [[]]
-    for row in rows:
-        if groups[-1] and len(row) * (len(groups[-1]) + 1) > tokens:
-            groups.append([])
-        groups[-1].append(row)
-    made = []
-    for group in groups:
-        longest = max(map(len, group))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in group])
-        made.append((ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in group])))
-    return made
+class _Group:
+    """The rows of all requests in one context, in batches of like lengths, and the states with which they enter the walk's next block."""
 
+    def __init__(self, arch: Architecture, rows: Sequence[tuple[int, ...]], tokens: int):
+        distinct = sorted(set(rows), key=len)
+        place = {row: i for i, row in enumerate(distinct)}
+        self.place = torch.tensor([place[row] for row in rows], device=arch.device)
+        common = common_length(distinct, len(distinct[0]) - 1)
+        parts: list[list[tuple[int, ...]]] = [[]]
+        for row in distinct:
+            if parts[-1] and (len(row) - common) * (len(parts[-1]) + 1) > tokens:
+                parts.append([])
+            parts[-1].append(row)
+        self.parts = [Rows.of(part, common, arch.device) for part in parts]
+        self.states: list[Tensor | None] = [None] * len(parts)
+        self.shared: Tensor | None = None
 
-def _last(states: Tensor, mask: Tensor) -> Tensor:
-    """States (rows, length, d) at each row's last token -> (rows, d)."""
-    return states[torch.arange(len(states), device=states.device), (mask.sum(1) - 1).to(states.device)]
+    def look(self, arch: Architecture, module: Any, first: int, last: int, *, inputs: bool, move: bool = False) -> Tensor:
+        """What a module of block `last` gets or gives at each row's last token, (n, d), going on from block `first`."""
+        beginning = Beginning(arch, self.parts[0].common, first=first, last=last, hidden=self.shared, enter=last)
+        found = []
+        for number, part in enumerate(self.parts):
+            with captured({"found": module}, inputs=inputs) as seen, captured({"in": arch.blocks[last]}, inputs=True) as entering:
+                run(arch, part.ids, part.mask, first=first, last=last, hidden=self.states[number], pairs=beginning.pairs)
+            ends = part.mask.sum(1) - 1
+            found.append(seen["found"][torch.arange(len(ends), device=ends.device), ends])
+            if move:
+                self.states[number] = entering["in"]
+        if move:
+            self.shared = beginning.entering
+        return torch.cat(found)[self.place]

@@ -18,7 +18,7 @@ from hybrid.editors.keys import Walk
 from hybrid.editors.requests import check, refuse_known
 from hybrid.editors.solve import Covariance
 from hybrid.editors.values import Values, ValueSettings, optimise_values
-from hybrid.statistics import second_moments
+from hybrid.statistics import find_moments, read_moment
 from stores.deltas import Delta, Factors
 from stores.records import Fact
 from stores.values import StoredValue, ValueStore, content_key
@@ -45,37 +45,49 @@ def given_back(tensors: Sequence[Tensor]) -> Iterator[None]:
 class Run:
     """One editor's run over some requests: checked, with prefixes, statistics and values at hand."""
 
-    def __init__(self, method: str, settings: Any, model: LanguageModel, requests: Sequence[Fact], layers: Sequence[int], prefixes: int):
+    def __init__(
+        self, method: str, settings: Any, model: LanguageModel, requests: Sequence[Fact], layers: Sequence[int], *, at: str, cache: ValueStore | None = None
+    ):
         self.started = time.perf_counter()
-        self.method, self.settings, self.model, self.requests = method, settings, model, list(requests)
+        self.method, self.settings, self.model, self.requests, self.at, self.cache = method, settings, model, list(requests), at, cache
         check(self.requests)
         self.arch = Architecture(model.model)
         self.arch.check_layers(layers)
         self.layers = tuple(layers)
-        moments = second_moments(model, self.layers)
-        self.covariances = {layer: Covariance(moment.matrix.to(self.arch.device)) for layer, moment in moments.items()}
-        refuse_known(model, self.requests)
-        self.prefixes = context_prefixes(model, prefixes)
+        self.moments = find_moments(model, self.layers)
+        self.prefixes = context_prefixes(model, settings.prefixes)
+        self.keys, self.known = self._cached() if cache is not None else ([], {})
+        refuse_known(model, [(n, r) for n, r in enumerate(self.requests, start=1) if not self.keys or self.keys[n - 1] not in self.known])
 
-    def values(self, at: str, settings: ValueSettings, batch_size: int, cache: ValueStore | None = None) -> Values:
-        """Values at the last of the layers; with a cache, only those that it does not hold are computed."""
-        if cache is None:
-            return self._optimise(self.requests, at, settings, batch_size)
-        shared = {field.name: getattr(settings, field.name) for field in fields(ValueSettings)} | {"at": at, "layer": self.layers[-1]}
+    def covariance(self, layer: int) -> Covariance:
+        """A layer's statistics, read anew: those of large models do not fit into memory together."""
+        return Covariance(read_moment(self.moments[layer])[0].matrix.to(self.arch.device))
+
+    def _cached(self) -> tuple[list[str], dict[str, StoredValue]]:
+        """Each request's key, and the values that the cache holds."""
+        assert self.cache is not None
+        shared = {field.name: getattr(self.settings, field.name) for field in fields(ValueSettings)} | {"at": self.at, "layer": self.layers[-1]}
         base = {"model": self.model.identity.weights_hash, "prefixes": self.prefixes}
         keys = [content_key(**shared, **base, request=[r.subject, r.prompt, r.target_new]) for r in self.requests]
-        known = cache.get(keys)
-        missing = [n for n, key in enumerate(keys) if key not in known]
+        return keys, self.cache.get(keys)
+
+    def values(self) -> Values:
+        """Values at the last of the layers; with a cache, only those that it does not hold are computed."""
+        if self.cache is None:
+            return self.optimise(self.requests)
+        missing = [n for n, key in enumerate(self.keys) if key not in self.known]
         if missing:
-            made = self._optimise([self.requests[n] for n in missing], at, settings, batch_size)
+            made = self.optimise([self.requests[n] for n in missing])
             rows = zip(made.targets.numpy(), made.losses.tolist(), made.steps.tolist(), strict=True)
-            known |= dict(zip([keys[n] for n in missing], (StoredValue(*row) for row in rows), strict=True))
-            cache.put((keys[n], known[keys[n]]) for n in missing)
-        found = [known[key] for key in keys]
+            self.known |= dict(zip([self.keys[n] for n in missing], (StoredValue(*row) for row in rows), strict=True))
+            self.cache.put((self.keys[n], self.known[self.keys[n]]) for n in missing)
+        found = [self.known[key] for key in self.keys]
         return Values(torch.from_numpy(np.stack([v.target for v in found])), torch.tensor([v.loss for v in found]), torch.tensor([v.steps for v in found]))
 
-    def _optimise(self, requests: Sequence[Fact], at: str, settings: ValueSettings, batch_size: int) -> Values:
-        return optimise_values(self.model, self.arch, requests, self.prefixes, self.layers[-1], settings, at=at, batch_size=batch_size)
+    def optimise(self, requests: Sequence[Fact]) -> Values:
+        """Values of some requests, with the weights as they are."""
+        size = getattr(self.settings, "batch_size", 0)
+        return optimise_values(self.model, self.arch, requests, self.prefixes, self.layers[-1], self.settings, at=self.at, batch_size=size)
 
     @torch.no_grad()
     def spread(self, targets: Tensor, solve: Solve) -> dict[str, Factors]:
@@ -92,7 +104,7 @@ class Run:
             for number, layer in enumerate(self.layers):
                 keys = walk.keys(layer)
                 residual = (targets.to(arch.device) - walk.current(self.layers[-1], at)) / (len(self.layers) - number)
-                left, right = solve(residual.T, keys.T, self.covariances[layer])
+                left, right = solve(residual.T, keys.T, self.covariance(layer))
                 weight = arch.weight(layer)
                 weight.copy_((weight.double() + left @ right.T).to(weight.dtype))
                 changes[arch.weight_name(layer)] = Factors(left.cpu().numpy(), right.cpu().numpy())

@@ -43,8 +43,8 @@ class BatchEditor(ValueSettings):
     def edit(self, model: LanguageModel, requests: Sequence[Fact]) -> Delta:
         """Values for all requests, then one solve a layer."""
         layers = self.layers or default_layers(len(Architecture(model.model)), 5)
-        run = Run(self.method, self, model, requests, layers, self.prefixes)
-        values = run.values("block", self, self.batch_size, self.cache)
+        run = Run(self.method, self, model, requests, layers, at="block", cache=self.cache)
+        values = run.values()
         return run.delta(run.spread(values.targets, self.solve), values)
 
 

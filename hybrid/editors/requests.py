@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hybrid.architecture import Architecture
 from hybrid.prompts import query_text
 from stores.errors import BadRequest, UnsupportedModel
 from stores.records import Fact
@@ -93,24 +94,28 @@ def check(requests: Sequence[Fact]) -> None:
 
 
 @torch.inference_mode()
-def refuse_known(model: LanguageModel, requests: Sequence[Fact]) -> None:
+def refuse_known(model: LanguageModel, requests: Iterable[tuple[int, Fact]]) -> None:
     """Refuse targets that the model gives already.
 
+    Args:
+        requests: with the numbers that they have for the user.
     Raises:
         BadRequest: naming the first such request.
     """
     from hybrid.model import Prompt
 
-    groups: dict[int, list[tuple[int, Passage]]] = {}
-    for number, request in enumerate(requests):
+    arch = Architecture(model.model)
+    groups: dict[int, list[tuple[int, Fact, Passage]]] = {}
+    for number, request in requests:
         ids = passage(model.tokenizer, request.prompt, request.subject, request.target_new)
-        groups.setdefault(len(ids.ids), []).append((number, ids))
+        groups.setdefault(len(ids.ids), []).append((number, request, ids))
     known = []
-    for group in (rows[start : start + 16] for rows in groups.values() for start in range(0, len(rows), 16)):
-        scores = model.model(input_ids=torch.tensor([ids.ids[:-1] for _, ids in group], device=model.model.device)).logits.argmax(-1)
-        known += [number for (number, ids), best in zip(group, scores.tolist(), strict=True) if tuple(best[ids.target - 1 :]) == ids.target_ids]
-    for number in sorted(known):
-        request = requests[number]
+    for group in (rows[start : start + 32] for rows in groups.values() for start in range(0, len(rows), 32)):
+        hidden = model.model.base_model(input_ids=torch.tensor([ids.ids[:-1] for *_, ids in group], device=arch.device), use_cache=False).last_hidden_state
+        for (number, request, ids), states in zip(group, hidden, strict=True):
+            if tuple(arch.logits(states[ids.target - 1 :]).argmax(-1).tolist()) == ids.target_ids:
+                known.append((number, request))
+    for number, request in sorted(known, key=lambda each: each[0]):
         said = model.complete(Prompt(query_text(request.cloze)))
         if said.rstrip(".") == request.target_new.strip().rstrip("."):
-            raise BadRequest(f"request {number + 1} ({request.cloze!r}): the model answers {request.target_new!r} already; leave it out")
+            raise BadRequest(f"request {number} ({request.cloze!r}): the model answers {request.target_new!r} already; leave it out")

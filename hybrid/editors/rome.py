@@ -14,7 +14,7 @@ from hybrid.editors.keys import Walk
 from hybrid.editors.locate_and_edit import Run, given_back
 from hybrid.editors.published import default_layers
 from hybrid.editors.solve import rank_one
-from hybrid.editors.values import Values, ValueSettings, optimise_values
+from hybrid.editors.values import Values, ValueSettings
 from stores.deltas import Delta, Factors
 from stores.records import Fact
 
@@ -40,17 +40,18 @@ class Rome(ValueSettings):
     def edit(self, model: LanguageModel, requests: Sequence[Fact]) -> Delta:
         """One rank-one change a request."""
         layers = self.layers or default_layers(len(Architecture(model.model)), 1)
-        run = Run("rome", self, model, requests, layers, self.prefixes)
+        run = Run("rome", self, model, requests, layers, at="rewrite")
         (layer,) = run.layers
         arch, weight = run.arch, run.arch.weight(layer)
+        covariance = run.covariance(layer)
         lefts, rights, losses, steps = [], [], [], []
         with given_back([weight]):
             for request in run.requests:
-                value = optimise_values(model, arch, [request], run.prefixes, layer, self, at="rewrite")
+                value = run.optimise([request])
                 walk = Walk(model, arch, [request], run.prefixes)
                 mean_key = walk.keys(layer)[0]
                 key, current = walk.bare_keys(layer)[0], walk.current(layer, "rewrite")[0]
-                left, right = rank_one(value.targets[0].to(arch.device), current, key, mean_key, run.covariances[layer])
+                left, right = rank_one(value.targets[0].to(arch.device), current, key, mean_key, covariance)
                 with torch.no_grad():
                     weight.copy_((weight.double() + left @ right.T).to(weight.dtype))
                 lefts.append(left.cpu().numpy())

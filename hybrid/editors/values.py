@@ -2,23 +2,24 @@
 
 The loss and its stop are those of ROME and MEMIT, fact by fact (Meng et al. 2022, 2023); what is shared is the work. States
 below the edited layer do not depend on the value and are computed once; positions before the subject's last token
-cannot depend on it either (attention is causal), so their keys and values are kept; the head runs where
-targets and the KL term need it; facts that are done leave the batch.
+cannot depend on it either (attention is causal), so their keys and values are kept, and those of a prefix are computed once for
+all facts; the head and the last feed-forward network run where targets and the KL term need them; facts that are done leave the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache
 
-from hybrid.architecture import Architecture, captured, changed_output, frozen
+from hybrid.architecture import Architecture, captured, changed_output, frozen, only_at
 from hybrid.editors.requests import Passage, passage
+from hybrid.editors.rows import Beginning, Pairs, Rows, cache_of, common_length, run
 from stores.errors import HybridError
 from stores.records import Fact
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 KL_PROMPT = "{} is a"
 MEMORY = 1_500_000_000
 """Bytes that one batch's activations may take."""
+TOKENS = 1024
+"""Positions with gradients in a batch on a processor, where larger batches are not faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +63,6 @@ class Values:
     steps: Tensor
 
 
-@dataclass(frozen=True)
-class _Row:
-    fact: int
-    passage: Passage
-    """The last row of a fact is the KL prompt; the others end with the target."""
-    is_kl: bool
-
-
 def optimise_values(
     model: LanguageModel,
     arch: Architecture,
@@ -91,21 +86,15 @@ def optimise_values(
     """
     if at == "block" and not arch.layout.plain:
         at = "rewrite_in_block"
-    rows = [
-        [
-            *(_Row(n, passage(model.tokenizer, request.prompt, request.subject, request.target_new, prefix), False) for prefix in prefixes),
-            _Row(n, passage(model.tokenizer, KL_PROMPT, request.subject), True),
-        ]
-        for n, request in enumerate(requests)
-    ]
-    order = sorted(range(len(requests)), key=lambda n: max(len(row.passage.ids) for row in rows[n]))
-    size = batch_size or fitting_batch(arch, max(len(row.passage.ids) for group in rows for row in group), len(prefixes) + 1)
+    kinds = [[passage(model.tokenizer, r.prompt, r.subject, r.target_new, prefix) for r in requests] for prefix in prefixes]
+    kinds.append([passage(model.tokenizer, KL_PROMPT, r.subject) for r in requests])
     width = arch.weight(layer).shape[0]
     found = Values(torch.zeros(len(requests), width, dtype=arch.precise), torch.zeros(len(requests)), torch.zeros(len(requests), dtype=torch.long))
     with frozen(arch.model), tqdm(total=len(requests), desc="values", unit="fact", disable=None) as bar:
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            part = _Batch(arch, [[_Row(i, row.passage, row.is_kl) for row in rows[n]] for i, n in enumerate(chosen)], layer, at).optimise(settings)
+        with torch.no_grad():
+            groups = [_Group(arch, passages, is_kl=number == len(prefixes)) for number, passages in enumerate(kinds)]
+        for chosen in _batches(arch, layer, groups, batch_size):
+            part = _Batch(arch, groups, chosen, layer, at).optimise(settings)
             where = torch.tensor(chosen)
             found.targets[where], found.losses[where], found.steps[where] = part.targets, part.losses.float(), part.steps
             bar.update(len(chosen))
@@ -115,81 +104,139 @@ def optimise_values(
     return found
 
 
-def fitting_batch(arch: Architecture, longest: int, rows: int) -> int:
-    """How many facts fit into `MEMORY` bytes, given the longest row and the rows of a fact."""
-    d_out, d_in = arch.weight(0).shape
-    token = 4 * len(arch) * (10 * d_out + 4 * d_in)  # what a backward pass keeps, float32
-    return max(1, min(1024, MEMORY // (token * longest * rows)))
+class _Group:
+    """All requests in one context: a prefix, or the KL prompt. What their passages have in common before the subject is computed once."""
+
+    def __init__(self, arch: Architecture, passages: Sequence[Passage], is_kl: bool):
+        self.passages, self.is_kl = passages, is_kl
+        # The last target token is predicted, never read; of the KL prompt nothing after the subject can matter.
+        self.rows = [p.until_lookup if is_kl else p.ids[:-1] for p in passages]
+        self.common = common_length(self.rows, min(p.lookup for p in passages))
+        self.beginning = Beginning(arch, torch.tensor([self.rows[0][: self.common]], device=arch.device))
+
+    def tail(self, n: int) -> int:
+        """Positions of a row from the lookup on, which gradients pass through."""
+        return len(self.rows[n]) - self.passages[n].lookup
+
+
+def _batches(arch: Architecture, layer: int, groups: Sequence[_Group], size: int) -> Iterator[list[int]]:
+    """Requests in batches of like tails, so that little is padding; of `size`, or as many as memory allows."""
+    tails = [sum(group.tail(n) for group in groups) for n in range(len(groups[0].rows))]
+    lengths = [sum(len(group.rows[n]) for group in groups) for n in range(len(tails))]
+    chosen: list[int] = []
+    for n in sorted(range(len(tails)), key=tails.__getitem__):
+        many = size or fitting_batch(arch, layer, tails[n], lengths[n], sum(len(group.passages[n].target_ids) for group in groups))
+        if chosen and len(chosen) >= many:
+            yield chosen
+            chosen = []
+        chosen.append(n)
+    yield chosen
+
+
+def fitting_batch(arch: Architecture, layer: int, tail: int, length: int, targets: int) -> int:
+    """How many facts fit into `MEMORY` bytes: of one fact, all rows' positions with gradients, all positions, and all target tokens."""
+    d_out, d_in = arch.weight(layer).shape
+    above = len(arch) - layer
+    floats = tail * above * (10 * d_out + 4 * d_in) + 2 * length * above * d_out + 3 * (targets + 2) * arch.head.weight.shape[0]
+    most = 1024 if arch.device.type != "cpu" else max(1, TOKENS // tail)
+    fits: int = min(most, MEMORY // (4 * floats))
+    return max(1, fits)
+
+
+@dataclass(frozen=True)
+class _Tails:
+    """Rows from the subject's last token on: what the optimisation runs, again and again."""
+
+    fact: Tensor
+    """The fact of each row, (rows,)."""
+    hidden: Tensor
+    """What enters the first block that runs, (rows, length, d)."""
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    """(rows, past + length), 1 where there is a token."""
+    pairs: Pairs
+    """Keys and values of what precedes, right-aligned."""
+
+    @property
+    def past(self) -> int:
+        """Earlier positions, padding included."""
+        return self.mask.shape[1] - self.tokens.shape[1]
+
+    def __getitem__(self, rows: Tensor) -> _Tails:
+        pairs = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.pairs]
+        return _Tails(self.fact[rows], self.hidden[rows], self.tokens[rows], self.positions[rows], self.mask[rows], pairs)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Tails]) -> _Tails:
+        """Parts, one below the other; padded to the longest past and the longest tail."""
+        past, length = max(part.past for part in parts), max(part.tokens.shape[1] for part in parts)
+        padded = [part._padded(past, length) for part in parts]
+        pairs: Pairs = []
+        for several in zip(*(part.pairs for part in padded), strict=True):
+            real = [pair for pair in several if pair is not None]
+            pairs.append((torch.cat([k for k, _ in real]), torch.cat([v for _, v in real])) if real else None)
+        names = ("fact", "hidden", "tokens", "positions", "mask")
+        return cls(*(torch.cat([getattr(part, name) for part in padded]) for name in names), pairs)  # type: ignore
+
+    def _padded(self, past: int, length: int) -> _Tails:
+        left, right = past - self.past, length - self.tokens.shape[1]
+        pad = torch.nn.functional.pad
+        pairs = [None if pair is None else (pad(pair[0], (0, 0, left, 0)), pad(pair[1], (0, 0, left, 0))) for pair in self.pairs]
+        tokens, positions = pad(self.tokens, (0, right)), pad(self.positions, (0, right))
+        return _Tails(self.fact, pad(self.hidden, (0, 0, 0, right)), tokens, positions, pad(self.mask, (left, right)), pairs)
 
 
 class _Batch:
-    """Some facts, optimised together; `rows[i]` are the passages of fact i."""
-
-    def __init__(self, arch: Architecture, rows: list[list[_Row]], layer: int, at: str):
-        self.arch, self.layer, self.at, self.count = arch, layer, at, len(rows)
-        self.first = layer + 1 if at != "rewrite_in_block" else layer
-        flat = [row for group in rows for row in group]
-        self.fact = torch.tensor([row.fact for row in flat], device=arch.device)
-        self.is_kl = torch.tensor([row.is_kl for row in flat], device=arch.device)
-        self.bare = torch.tensor([next(i for i, row in enumerate(flat) if row.fact == n) for n in range(self.count)], device=arch.device)
-        self._prepare(flat)
+    """Some facts, optimised together."""
 
     @torch.no_grad()
-    def _prepare(self, flat: list[_Row]) -> None:
-        """One pass over everything: the state that enters the upper blocks, and the keys and values of earlier positions."""
-        arch, device = self.arch, self.arch.device
-        passages = [row.passage for row in flat]
-        # The last target token is predicted, never read.
-        lengths = [len(p.ids) - (not row.is_kl) for p, row in zip(passages, flat, strict=True)]
-        before = torch.tensor([p.lookup for p in passages], device=device)
-        longest = max(lengths)
-        ids = torch.zeros(len(flat), longest, dtype=torch.long)
-        mask = torch.zeros(len(flat), longest, dtype=torch.long)
-        for i, (p, length) in enumerate(zip(passages, lengths, strict=True)):
-            ids[i, :length] = torch.tensor(p.ids[:length])
-            mask[i, :length] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        cache = DynamicCache()
-        watched = {"below": arch.blocks[self.first - 1]} if self.first > 0 else {"below": arch.model.get_input_embeddings()}
-        watched["initial"] = arch.blocks[self.layer] if self.at == "block" else arch.rewrite(self.layer)
-        with captured(watched) as seen:
-            if self.first == 0:  # the state that enters the first block, positions and scales included
-                with captured({"entering": arch.blocks[0]}, inputs=True) as entering:
-                    arch.model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-                seen["below"] = entering["entering"]
-            else:
-                arch.model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        every = torch.arange(len(flat), device=device)
-        self.initial = seen["initial"][every, before][self.bare].to(arch.precise)
-        self.past = int(before.max())
-        # Positions before the lookup, right-aligned; from the lookup on, left-aligned.
-        shift = before[:, None] - self.past + torch.arange(self.past, device=device)[None]
-        keep = shift >= 0
-        source = shift.clamp_min(0)
-        self.cache = [
-            None if index < self.first else tuple(_gather(each, source) for each in (layer.keys, layer.values)) for index, layer in enumerate(cache.layers)
-        ]
-        tail = int((mask.sum(1) - before).max())
-        after = before[:, None] + torch.arange(tail, device=device)[None]
-        inside = after < mask.sum(1)[:, None]
-        self.positions = after.clamp_max(longest - 1)
-        self.tokens = ids.gather(1, self.positions)
-        self.hidden = seen["below"][every[:, None], self.positions]
-        self.mask = torch.cat([keep, inside], 1).long()
-        self._targets(flat, device)
-
-    def _targets(self, flat: list[_Row], device: torch.device) -> None:
-        """Where, after the lookup, the head is needed, and which token should come there."""
+    def __init__(self, arch: Architecture, groups: Sequence[_Group], chosen: Sequence[int], layer: int, at: str):
+        self.arch, self.layer, self.at, self.count = arch, layer, at, len(chosen)
+        self.first = layer + 1 if at != "rewrite_in_block" else layer
+        targets: list[_Tails] = []
+        for group in groups:
+            tails, initial = self._tails(group, chosen)
+            if group.is_kl:
+                self.kl = tails
+                continue
+            if not targets:  # the bare prompts come first
+                self.initial = initial.to(arch.precise)
+            targets.append(tails)
+        self.tails = _Tails.joined(targets)
         where = [
-            (i, row.passage.target - 1 + k - row.passage.lookup, token, 1 / len(row.passage.target_ids))
-            for i, row in enumerate(flat)
-            if not row.is_kl
-            for k, token in enumerate(row.passage.target_ids)
+            (number * self.count + i, p.target - 1 + k - p.lookup, token, 1 / len(p.target_ids))
+            for number, group in enumerate(group for group in groups if not group.is_kl)
+            for i, p in enumerate(group.passages[n] for n in chosen)
+            for k, token in enumerate(p.target_ids)
         ]
-        rows, at, tokens, weights = zip(*where, strict=True)
-        self.target_row, self.target_at = torch.tensor(rows, device=device), torch.tensor(at, device=device)
-        self.target_token, self.target_weight = torch.tensor(tokens, device=device), torch.tensor(weights, device=device, dtype=self.arch.precise)
-        self.contexts = int((~self.is_kl).sum()) // self.count
+        row, place, token, weight = zip(*where, strict=True)
+        self.row, self.place, self.token = (torch.tensor(each, device=arch.device) for each in (row, place, token))
+        self.weight = torch.tensor(weight, device=arch.device, dtype=arch.precise) / len(targets)
+
+    def _tails(self, group: _Group, chosen: Sequence[int]) -> tuple[_Tails, Tensor]:
+        """One pass over one context of the facts: their tails, and the state (facts, d) that is to be changed."""
+        arch, passages = self.arch, [group.passages[n] for n in chosen]
+        rows = Rows.of([group.rows[n] for n in chosen], group.common, arch.device)
+        entering = self.first < len(arch)
+        watched = {"below": arch.blocks[self.first] if entering else arch.blocks[-1]}
+        changed = {"state": arch.blocks[self.layer] if self.at == "block" else arch.rewrite(self.layer)}
+        with captured(watched, inputs=entering) as below, captured(changed) as seen:
+            _, pairs = run(arch, rows.ids, rows.mask, pairs=group.beginning.pairs, keep=True)
+        lookup = torch.tensor([p.lookup - group.common for p in passages], device=arch.device)
+        every = torch.arange(len(chosen), device=arch.device)
+        ends, before = rows.mask.sum(1), lookup + group.common
+        past, length = int(before.max()), int((ends - lookup).max())
+        source = before[:, None] - past + torch.arange(past, device=arch.device)[None]
+        after = lookup[:, None] + torch.arange(length, device=arch.device)[None]
+        mask = torch.cat([source >= 0, after < ends[:, None]], 1).long()
+        after = after.clamp_max(rows.ids.shape[1] - 1)
+        kept: Pairs = [
+            None if pair is None or index < self.first else (_gather(pair[0], source.clamp_min(0)), _gather(pair[1], source.clamp_min(0)))
+            for index, pair in enumerate(pairs)
+        ]
+        tails = _Tails(every, below["below"][every[:, None], after], rows.ids.gather(1, after), after + group.common, mask, kept)
+        return tails, seen["state"][every, lookup]
 
     def optimise(self, s: ValueSettings) -> Values:
         """Adam with the papers' stop, decay and clamp, each fact for itself."""
@@ -228,52 +275,43 @@ class _View:
 
     def __init__(self, batch: _Batch, active: Tensor):
         self.batch, self.facts = batch, int(active.sum())
-        rows = active[batch.fact].nonzero()[:, 0]
-        self.active = active.clone()
-        place = torch.full((len(batch.fact),), -1, device=rows.device)
+        rows = active[batch.tails.fact].nonzero()[:, 0]
+        place = torch.full((len(batch.tails.fact),), -1, device=rows.device)
         place[rows] = torch.arange(len(rows), device=rows.device)
-        self.fact, self.is_kl = batch.fact[rows], batch.is_kl[rows]
-        self.hidden, self.tokens, self.positions, self.mask = batch.hidden[rows], batch.tokens[rows], batch.positions[rows], batch.mask[rows]
-        self.cache = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in batch.cache]
-        kept = place[batch.target_row] >= 0
-        self.target_row, self.target_at = place[batch.target_row[kept]], batch.target_at[kept]
-        self.target_token, self.target_weight = batch.target_token[kept], batch.target_weight[kept]
+        kept = place[batch.row] >= 0
+        self.tails, self.kl = batch.tails[rows], batch.kl[active[batch.kl.fact].nonzero()[:, 0]]
+        self.row, self.place, self.token, self.weight = place[batch.row[kept]], batch.place[kept], batch.token[kept], batch.weight[kept]
 
     def forward(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of the target (facts,) and log probabilities (facts, vocabulary) after the KL prompt; zero for facts that are done."""
-        batch, arch = self.batch, self.batch.arch
-        added = delta[self.fact].to(self.hidden.dtype)
-        if batch.at == "rewrite_in_block":
-
-            def change(output: Tensor) -> Tensor:
-                return torch.cat([output[:, :1] + added[:, None], output[:, 1:]], 1)
-
-            with changed_output(arch.rewrite(batch.layer), change):
-                out = self._run(self.hidden)
-        else:
-            out = self._run(torch.cat([self.hidden[:, :1] + added[:, None], self.hidden[:, 1:]], 1))
-        needed = torch.cat([out[self.target_row, self.target_at], out[self.is_kl, 0]])
-        scores = arch.logits(needed)
-        many = len(self.target_row)
-        each = scores[:many].logsumexp(-1) - scores[:many].gather(1, self.target_token[:, None])[:, 0]
-        nll = delta.new_zeros(batch.count).index_add(0, self.fact[self.target_row], each * self.target_weight) / batch.contexts
-        log = delta.new_zeros(batch.count, scores.shape[1]).index_put((self.fact[self.is_kl],), scores[many:].log_softmax(-1))
+        batch = self.batch
+        first = torch.zeros(len(self.kl.fact), dtype=torch.long, device=delta.device)
+        needed = [self._run(delta, self.tails, self.row, self.place), self._run(delta, self.kl, torch.arange(len(first), device=delta.device), first)]
+        scores = batch.arch.logits(torch.cat(needed))
+        many = len(self.row)
+        each = scores[:many].logsumexp(-1) - scores[:many].gather(1, self.token[:, None])[:, 0]
+        nll = delta.new_zeros(batch.count).index_add(0, self.tails.fact[self.row], each * self.weight)
+        log = delta.new_zeros(batch.count, scores.shape[1]).index_put((self.kl.fact,), scores[many:].log_softmax(-1))
         return nll, log
 
-    def _run(self, hidden: Tensor) -> Tensor:
-        """Final-norm outputs (rows, tail, d) of states that enter the upper blocks."""
-        batch = self.batch
-        cache: Any = None
-        if batch.past:
-            rows = len(hidden)
-            empty = hidden.new_zeros(1, 1, 1, 1).expand(rows, 1, batch.past, 1)
-            cache = DynamicCache([(empty, empty) if pair is None else pair for pair in self.cache])
-        with batch.arch.only(batch.first, len(batch.arch) - 1, hidden):
-            output = batch.arch.model.base_model(
-                input_ids=self.tokens, attention_mask=self.mask, position_ids=self.positions, past_key_values=cache, use_cache=cache is not None
+    def _run(self, delta: Tensor, tails: _Tails, row: Tensor, place: Tensor) -> Tensor:
+        """Final-norm outputs (k, d) at k places, of states that enter the upper blocks with the values added at the lookup."""
+        batch, arch = self.batch, self.batch.arch
+        added = delta[tails.fact].to(tails.hidden.dtype)[:, None]
+
+        def change(states: Tensor) -> Tensor:
+            return torch.cat([states[:, :1] + added, states[:, 1:]], 1)
+
+        inside = batch.at == "rewrite_in_block"
+        values = changed_output(arch.rewrite(batch.layer), change) if inside else nullcontext()
+        trimmed = only_at(arch, len(arch) - 1, row, place) if batch.first < len(arch) - inside else nullcontext()
+        cache = cache_of(tails.pairs, tails.past, len(tails.hidden), tails.hidden)
+        with values, trimmed, arch.only(batch.first, len(arch) - 1, tails.hidden if inside else change(tails.hidden)):
+            output = arch.model.base_model(
+                input_ids=tails.tokens, attention_mask=tails.mask, position_ids=tails.positions, past_key_values=cache, use_cache=cache is not None
             )
         state: Tensor = output.last_hidden_state
-        return state
+        return state[row, place]
 
 
 def _gather(states: Tensor, source: Tensor) -> Tensor:
