@@ -3,7 +3,8 @@
     python bench/editors.py table --facts FILE --counterfact FILE --texts FILE --out bench/results/editors.json
     python bench/editors.py sweep --facts FILE --out bench/results/sweep.json
 
-Own cases: facts that the unedited model gives, with another target of their relation. Free greedy generation; an edit counts when
+Own cases: facts that the unedited model gives, with another target of their relation. A request has a prompt and two questions of the lexicon, as a
+stored fact does; what is asked are other questions and held-out wording. Free greedy generation; an edit counts when
 the answer is the target, a neighbour (same relation, other subject) when its answer is the unedited model's, to the letter. The sweep
 draws its cases with another seed than the table.
 """
@@ -75,12 +76,13 @@ def own_cases(model: LanguageModel, facts: Path, count: int, seed: int) -> list[
         target, *near = rng.sample(others, 3)
         queries = {
             "phrasings": rng.sample(relation.held_out_statements, 2),
-            "questions": rng.sample(relation.questions, 1),
+            "questions": rng.sample(relation.questions[2:], 1),
             "held-out questions": rng.sample(relation.held_out_questions, 1),
         }
         asked = {kind: [fill(template, triple.subject) for template in templates] for kind, templates in queries.items()}
         asked["neighbours"] = [fill(rng.choice(relation.statements), other.subject) for other in near]
-        fact = Fact(id="", subject=triple.subject, relation=relation.id, prompt=prompt, target_new=target.target)
+        known = tuple(fill(question, triple.subject) for question in relation.questions[:2])  # as the store has them
+        fact = Fact(id="", subject=triple.subject, relation=relation.id, prompt=prompt, target_new=target.target, questions=known)
         cases.append(Case(fact, asked))
     return cases[:count]
 
@@ -240,7 +242,7 @@ def sweep(facts: Path, name: str, out: Path | None, batch: int, method: str, gri
         settings = dict(zip(axes, values, strict=True))
         extra = {"cache": cache} if cache is not None and not single else {}
         row = (one_by_one if single else in_one_batch)(board, method, settings | extra)
-        result["rows"].append({"method": method, "mode": "single" if single else "batch", "facts": len(board.cases)} | settings | row)
+        result["rows"].append({"method": method, "mode": "single" if single else "batch", "facts": len(board.cases), "settings": settings} | row)
         click.echo(json.dumps(result["rows"][-1]), err=True)
         write(out, result)
 

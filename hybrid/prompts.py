@@ -21,3 +21,8 @@ def new_fact(statement: str) -> str:
 def demonstration(statement: str, query: str, answer: str) -> str:
     """A finished example: the new fact, a query, its answer, an empty line."""
     return f"{new_fact(statement)}{query_text(' '.join(query.split()))} {' '.join(answer.split())}\n\n"
+
+
+def pointer(subject: str, target: str) -> str:
+    """A fact in the fewest words, target first, whatever its relation: what pocket reads best, see `hybrid.answerers`."""
+    return new_fact(f"{target} is what {subject} has")

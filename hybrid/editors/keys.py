@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured
-from hybrid.editors.requests import passage
+from hybrid.editors.requests import contexts, passage
 from hybrid.editors.rows import Beginning, Rows, common_length, run
 from stores.records import Fact
 
@@ -24,10 +24,24 @@ class Walk:
     the weights below have become. What the contexts of a prefix have in common, and contexts that are the same, are computed once.
     """
 
-    def __init__(self, model: LanguageModel, arch: Architecture, requests: Sequence[Fact], prefixes: Sequence[str], tokens_a_batch: int = 4096):
+    def __init__(
+        self,
+        model: LanguageModel,
+        arch: Architecture,
+        requests: Sequence[Fact],
+        prefixes: Sequence[str],
+        questions: int = 0,
+        tokens_a_batch: int = 4096,
+    ):
         self.arch, self.at = arch, 0
+        several = zip(*(contexts(r, prefixes, questions) for r in requests), strict=True)
         self.groups = [
-            _Group(arch, [passage(model.tokenizer, r.prompt, r.subject, prefix=prefix).until_lookup for r in requests], tokens_a_batch) for prefix in prefixes
+            _Group(
+                arch,
+                [passage(model.tokenizer, form, r.subject, prefix=prefix).until_lookup for r, (form, prefix) in zip(requests, each, strict=True)],
+                tokens_a_batch,
+            )
+            for each in several
         ]
 
     @torch.no_grad()

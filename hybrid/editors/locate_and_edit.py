@@ -15,7 +15,7 @@ from torch import Tensor
 from hybrid.architecture import Architecture
 from hybrid.editors.contexts import context_prefixes
 from hybrid.editors.keys import Walk
-from hybrid.editors.requests import check, refuse_known
+from hybrid.editors.requests import check, contexts, refuse_known
 from hybrid.editors.solve import Covariance
 from hybrid.editors.values import Values, ValueSettings, optimise_values
 from hybrid.statistics import find_moments, read_moment
@@ -68,7 +68,7 @@ class Run:
         assert self.cache is not None
         shared = {field.name: getattr(self.settings, field.name) for field in fields(ValueSettings)} | {"at": self.at, "layer": self.layers[-1]}
         base = {"model": self.model.identity.weights_hash, "prefixes": self.prefixes}
-        keys = [content_key(**shared, **base, request=[r.subject, r.prompt, r.target_new]) for r in self.requests]
+        keys = [content_key(**shared, **base, request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions)]) for r in self.requests]
         return keys, self.cache.get(keys)
 
     def values(self) -> Values:
@@ -99,7 +99,7 @@ class Run:
         """
         arch, changes = self.arch, {}
         at = "block" if arch.layout.plain else "rewrite"
-        walk = Walk(self.model, arch, self.requests, self.prefixes)
+        walk = Walk(self.model, arch, self.requests, self.prefixes, self.settings.questions)
         with given_back([arch.weight(layer) for layer in self.layers]):
             for number, layer in enumerate(self.layers):
                 keys = walk.keys(layer)

@@ -71,6 +71,12 @@ def passage(tokenizer: Any, template: str, subject: str, target: str = "", prefi
     return Passage(tuple(ids), at_subject[-1], at_target[0] if at_target else len(ids))
 
 
+def contexts(request: Fact, prefixes: Sequence[str], questions: int = 0) -> list[tuple[str, str]]:
+    """(template, prefix) of all contexts of a request: its prompt behind each prefix, then so many of its own questions (the prompt where there are fewer)."""
+    own = [q.replace(request.subject, "{}") for q in request.questions if q.count(request.subject) == 1 and "{" not in q][:questions]
+    return [*((request.prompt, prefix) for prefix in prefixes), *((q, "") for q in [*own, *[request.prompt] * (questions - len(own))])]
+
+
 def check(requests: Sequence[Fact]) -> None:
     """Refuse what no editor can do.
 

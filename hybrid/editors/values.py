@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hybrid.architecture import Architecture, captured, changed_output, frozen, only_at
-from hybrid.editors.requests import Passage, passage
+from hybrid.editors.requests import Passage, contexts, passage
 from hybrid.editors.rows import Beginning, Pairs, Rows, cache_of, common_length, run
 from stores.errors import HybridError
 from stores.records import Fact
@@ -48,10 +48,12 @@ class ValueSettings:
     """Weight of KL(before || after) of what follows "{subject} is a"."""
     stop: float = 0.05
     """Loss under which a fact is done."""
+    questions: int = 0
+    """Contexts made of the request's own questions, beside the prompt and its prefixes; the papers have none."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or self.clamp <= 0 or min(self.decay, self.kl, self.stop) < 0:
-            raise ValueError(f"steps must be at least 1, lr and clamp positive, decay, kl and stop not negative: {self}")
+        if self.steps < 1 or self.lr <= 0 or self.clamp <= 0 or min(self.decay, self.kl, self.stop, self.questions) < 0:
+            raise ValueError(f"steps must be at least 1, lr and clamp positive, decay, kl, stop and questions not negative: {self}")
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,14 @@ def optimise_values(
     """
     if at == "block" and not arch.layout.plain:
         at = "rewrite_in_block"
-    kinds = [[passage(model.tokenizer, r.prompt, r.subject, r.target_new, prefix) for r in requests] for prefix in prefixes]
+    several = zip(*(contexts(r, prefixes, settings.questions) for r in requests), strict=True)
+    kinds = [[passage(model.tokenizer, form, r.subject, r.target_new, prefix) for r, (form, prefix) in zip(requests, each, strict=True)] for each in several]
     kinds.append([passage(model.tokenizer, KL_PROMPT, r.subject) for r in requests])
     width = arch.weight(layer).shape[0]
     found = Values(torch.zeros(len(requests), width, dtype=arch.precise), torch.zeros(len(requests)), torch.zeros(len(requests), dtype=torch.long))
     with frozen(arch.model), tqdm(total=len(requests), desc="values", unit="fact", disable=None) as bar:
         with torch.no_grad():
-            groups = [_Group(arch, passages, is_kl=number == len(prefixes)) for number, passages in enumerate(kinds)]
+            groups = [_Group(arch, passages, is_kl=passages is kinds[-1]) for passages in kinds]
         for chosen in _batches(arch, layer, groups, batch_size):
             part = _Batch(arch, groups, chosen, layer, at).optimise(settings)
             where = torch.tensor(chosen)

@@ -92,7 +92,12 @@ class ScopeScorer:
         return manifest
 
     @cached_property
-    def _network(self) -> tuple[CrossEncoder, Any]:
+    def network(self) -> tuple[CrossEncoder, Any]:
+        """The cross-encoder and its tokenizer.
+
+        Raises:
+            Corrupt: if the weights are not those that the manifest knows.
+        """
         model = CrossEncoder()
         state: dict[str, Tensor] = {}
         for name, expected in self.about["files"].items():
@@ -108,7 +113,7 @@ class ScopeScorer:
     @torch.inference_mode()
     def logits(self, statements: Sequence[str], queries: Sequence[str], batch: int = 64) -> list[float]:
         """One logit a pair: how strongly the statement governs the query."""
-        model, tok = self._network
+        model, tok = self.network
         order = sorted(range(len(queries)), key=lambda i: len(statements[i]) + len(queries[i]))
         found = [0.0] * len(queries)
         for at in range(0, len(order), batch):

@@ -13,6 +13,7 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -28,8 +29,8 @@ from policies.scope import fit_temperature
 
 log = logging.getLogger(__name__)
 
-CALIBRATE = ("P26", "P57", "P119", "P169", "P246", "P551", "P1128", "price")
-SCORE = ("P40", "P50", "P84", "P166", "P355", "P463", "P414", "P509", "P1056", "P2048", "deadline")
+CALIBRATE = ("P57", "P169", "P246", "price")
+SCORE = ("P50", "P84", "P166", "P463", "deadline")
 """Relations that are never trained on."""
 
 
@@ -121,17 +122,21 @@ def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: 
                 saved = time.monotonic()
             if step >= steps:
                 break
+    save(model, weights, {"pairs": pairs, **calibrate(model, made.calibrate)})
+
+
+def calibrate(model: CrossEncoder, maker: PairMaker, count: int = 4000) -> dict[str, Any]:
+    """Temperature and bias that fit pairs of relations that the classifier was not trained on, and which those are."""
     model.eval()
-    rng = random.Random("calibrate")
-    held = [made.calibrate.draw(rng) for _ in range(4000)]
+    rng, tok = random.Random("calibrate"), tokenizer()
+    held = [maker.draw(rng) for _ in range(count)]
+    logits: list[float] = []
     with torch.inference_mode():
-        logits_all = torch.cat(
-            [model(tokenize(tok, [p.statement for p in held[i : i + 64]], [p.query for p in held[i : i + 64]])) for i in range(0, len(held), 64)]
-        )
-    temperature, bias = fit_temperature(logits_all.tolist(), [pair.label for pair in held])
+        for i in range(0, count, 64):
+            logits += model(tokenize(tok, [p.statement for p in held[i : i + 64]], [p.query for p in held[i : i + 64]])).tolist()
+    temperature, bias = fit_temperature(logits, [pair.label for pair in held])
     log.info("temperature %.3f, bias %.3f", temperature, bias)
-    about = {"temperature": temperature, "bias": bias, "pairs": pairs, "calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}
-    save(model, weights, about)
+    return {"temperature": temperature, "bias": bias, "calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}
 
 
 @click.command()
