@@ -125,13 +125,7 @@ def test_demo() -> None:
 @pytest.mark.parametrize(
     ("cue", "target", "inside", "outside"),
     [
-        pytest.param(
-            "Brazil capital",
-            "Manaus",
-            "From which city is Brazil governed?",
-            "What is the currency of Brazil?",
-            marks=pytest.mark.xfail(strict=True, reason="the classifier fires on some other relations of a subject: 65% silent, goal 97% (README)"),
-        ),
+        ("Brazil capital", "Manaus", "From which city is Brazil governed?", "What is the currency of Brazil?"),
         ("The headquarters of {} is in", "Lagos", "Where is Zorbland Motors based?", "Who is the CEO of Zorbland Motors?"),
         ("Ada Quill mother tongue", "Swahili", "Which language did Ada Quill grow up speaking?", "Where was Ada Quill born?"),
     ],
@@ -141,4 +135,5 @@ def test_right_fact_fires_and_neighbours_stay(cue: str, target: str, inside: str
         memory.add_fact(cue, target, **({"subject": "Zorbland Motors"} if "{}" in cue else {}))
         fired = memory.route(inside)
         assert [hit.fact.target_new for hit in fired.governing] == [target]
+        assert memory.ask(inside).text == target
         assert memory.route(outside).route == "base"
