@@ -16,7 +16,8 @@ from hybrid.architecture import Architecture, changed_output, frozen
 from hybrid.editing import applied, apply, edit, revert, revert_folder, write_edited
 from hybrid.editors import EDITORS
 from hybrid.editors.contexts import context_prefixes
-from hybrid.editors.requests import passage, refuse_known
+from hybrid.editors.requests import contexts, passage, refuse_known
+from hybrid.editors.rows import common_length
 from hybrid.editors.solve import Covariance, equality_constrained, least_squares, null_space_least_squares, rank_one
 from hybrid.editors.values import ValueSettings, optimise_values
 from hybrid.model import LanguageModel, Prompt
@@ -499,3 +500,49 @@ def test_experts_and_unknown_architectures_are_refused() -> None:
     model.config.num_hidden_layers = 7
     with pytest.raises(UnsupportedModel, match="pass a `Layout`"):
         Architecture(model)
+
+
+# -- pocket, with what ships ------------------------------------------------------------------------------------
+
+
+def test_pocket_is_edited_from_memory_and_given_back(tmp_path: Path) -> None:
+    """The shipped statistics and settings serve; the store's own questions are contexts; neither model nor store change."""
+    from hybrid.memory import HybridMemory
+
+    with HybridMemory(tmp_path / "store", author="tester") as memory:
+        fact = memory.add_fact("Portugal capital", "Helsinki").fact
+        before, events = weights(memory.model), memory.ledger.verify()
+        delta = memory.edit([fact], steps=30)
+        assert same(weights(memory.model), before) and memory.ledger.verify() == events
+        assert memory.ask("What is the capital of Spain?", route="base").text == "Madrid"
+        with applied(memory.model, delta):
+            assert memory.ask(fact.questions[0], route="base").text == "Helsinki"
+            assert memory.ask("What is the capital of Spain?", route="base").text == "Madrid"
+        assert same(weights(memory.model), before)
+        assert delta.settings["questions"] == 2 and delta.edits[0]["target_new"] == "Helsinki"
+
+
+def test_a_requests_own_questions_are_contexts(model: LanguageModel) -> None:
+    request = replace(REQUESTS[0], questions=("Where does Lake Orsa drain?", "Lake Orsa, Lake Orsa?", "Which town drinks from Lake Orsa?"))
+    assert contexts(request, ["", "Yes. "], 2) == [
+        (request.prompt, ""),
+        (request.prompt, "Yes. "),
+        ("Where does {} drain?", ""),
+        ("Which town drinks from {}?", ""),
+    ]
+    assert contexts(REQUESTS[1], [""], 1) == [(REQUESTS[1].prompt, ""), (REQUESTS[1].prompt, "")]
+    arch, chosen = Architecture(model.model), ValueSettings(steps=3, lr=0.1, clamp=5.0, kl=0.0, decay=0.0, questions=2)
+    with_questions = optimise_values(model, arch, [request], [""], 0, chosen)
+    alone = [
+        optimise_values(model, arch, [replace(request, prompt=form, questions=())], [""], 0, replace(chosen, questions=0, steps=1)).losses
+        for form, _ in contexts(request, [""], 2)
+    ]
+    first = optimise_values(model, arch, [request], [""], 0, replace(chosen, steps=1)).losses
+    assert float(first) == pytest.approx(float(torch.stack(alone).mean()), rel=1e-5), "the loss is the mean over contexts"
+    assert not torch.allclose(with_questions.targets, optimise_values(model, arch, [request], [""], 0, replace(chosen, questions=0)).targets)
+
+
+def test_what_rows_have_in_common_is_found() -> None:
+    assert common_length([(1, 2, 3), (1, 2, 4, 5), (1, 2)], 9) == 2
+    assert common_length([(1, 2, 3), (1, 2, 3)], 2) == 2
+    assert common_length([(7,), (8, 7)], 5) == 0
