@@ -53,7 +53,7 @@ def test_each_kind_of_file(text: str, kind: str) -> None:
     [
         ([OWN, {"cue": "Freedonia capital"}], "record 2.*target"),
         ([OWN, {"target": "x"}], "record 2.*cue"),
-        ([OWN, 7], "record 2.*int"),
+        ([OWN, 7], "record 2.*7, not an object"),
         ([{"cue": "gibberish", "target": "x"}], "record 1.*not understood"),
         ([{"subject": "Zed", "relation": "r", "prompt": "no place", "target": "x"}], "record 1.*does not occur"),
         ([OWN | {"valid_from": "soon"}], "record 1.*valid_from.*2026"),
