@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import torch
+from output import write
 from tqdm import tqdm
 
 from hybrid.editing import answers as answers_of
@@ -164,15 +165,9 @@ def editable(model: LanguageModel, cases: Sequence[Case], count: int) -> list[Ca
     return [case for case, text in zip(cases, said, strict=True) if not text.startswith(case.fact.target_new)][:count]
 
 
-def write(out: Path | None, result: dict[str, Any]) -> None:
-    """To the file, or standard output."""
-    result = result | {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
-    text = json.dumps(result, indent=1) + "\n"
-    if out is None:
-        click.echo(text)
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+def save(out: Path | None, result: dict[str, Any]) -> None:
+    """To the file, row by row, or standard output."""
+    write(out, result | {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}, echo=out is None)
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -219,7 +214,7 @@ def table(facts: Path, name: str, out: Path | None, batch: int, counterfact: Pat
                 rows.append({"mode": "single", "facts": len(few.cases)} | one_by_one(few, method, {}))
             result["rows"] += [{"method": method, "cases": which} | row for row in rows]
             click.echo(f"{method} on {which}: {rows} ({time.perf_counter() - started:.0f} s)", err=True)
-            write(out, result)
+            save(out, result)
 
 
 @main.command()
@@ -244,7 +239,7 @@ def sweep(facts: Path, name: str, out: Path | None, batch: int, method: str, gri
         row = (one_by_one if single else in_one_batch)(board, method, settings | extra)
         result["rows"].append({"method": method, "mode": "single" if single else "batch", "facts": len(board.cases), "settings": settings} | row)
         click.echo(json.dumps(result["rows"][-1]), err=True)
-        write(out, result)
+        save(out, result)
 
 
 def _value(text: str) -> Any:

@@ -5,7 +5,6 @@ python bench/insert.py --out bench/results/insert.json
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import click
 import torch
+from output import write
 
 from hybrid.memory import HybridMemory
 from hybrid.request import Request
@@ -59,11 +59,7 @@ def main(out: Path | None, bulk: int) -> None:
         "bulk_facts_per_second": round(bulk / together, 1),
         "embedder_alone_per_second": round(bulk / alone, 1),
     }
-    written = json.dumps(result, indent=1)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(written + "\n", encoding="utf-8")
-    click.echo(written)
+    write(out, result)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from output import write
 from tqdm import tqdm
 
 from hybrid.formats import requests
@@ -58,11 +59,7 @@ def main(file: Path, limit: int, seed: int, out: Path | None, failures: bool) ->
     command = f"python bench/rephrase.py {file.name} --limit {limit} --seed {seed}"
     result = {"command": command, "records": limit, **{name: round(value / limit, 4) for name, value in counts.items() if name != "oracle"}}
     result["read_when_right_fact_fired"] = round(counts["oracle"] / max(1, counts["rephrase_right_fact"]), 4)
-    written = json.dumps(result, indent=1)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(written + "\n", encoding="utf-8")
-    click.echo(written)
+    write(out, result)
 
 
 if __name__ == "__main__":

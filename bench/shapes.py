@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from output import write
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
@@ -227,11 +228,7 @@ def main(out: Path | None, only: tuple[str, ...], methods: tuple[str, ...], devi
         "weights": "random",
         "cases": rows,
     }
-    written = json.dumps(result, indent=1)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(written + "\n", encoding="utf-8")
-    click.echo(written)
+    write(out, result)
     if any("error" in row or not row["weights_bit_identical"] for row in rows):
         sys.exit(1)
 

@@ -9,7 +9,6 @@ values does; it also takes its keys one fact at a time, where the authors batch 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import random
@@ -27,6 +26,7 @@ from unittest import mock
 import click
 import numpy as np
 import torch
+from output import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests/reference.py, which is not installed
 
@@ -237,11 +237,7 @@ def main(out: Path | None, count: int, reference_facts: int | None, threads: int
         "relative_difference": differences(beside, changes),
         "one_more_fact": {"cached": added, "from_scratch": scratch, "ratio": round(added["seconds"] / scratch["seconds"], 4)},
     }
-    written = json.dumps(result, indent=1)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(written + "\n", encoding="utf-8")
-    click.echo(written)
+    write(out, result)
 
 
 if __name__ == "__main__":

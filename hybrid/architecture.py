@@ -178,6 +178,11 @@ def oriented(module: Any) -> Tensor:
     return weight.data.T if type(module).__name__ == "Conv1D" else weight.data
 
 
+def is_linear(module: Any) -> bool:
+    """Whether a module is one matrix that an editor can change: a Linear or a Conv1D."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
 def infer_layout(model: Any) -> Layout:
     """Find the parts of an unknown architecture by their shapes.
 
@@ -191,11 +196,11 @@ def infer_layout(model: Any) -> Layout:
     if len(stacks) != 1:
         raise UnsupportedModel(f"{help_} ({len(stacks)} lists of {depth} blocks were found)")
     block = model.get_submodule(stacks[0])[0]
-    shapes = {name: oriented(module).shape for name, module in block.named_modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"}
+    shapes = {name: oriented(module).shape for name, module in block.named_modules() if is_linear(module)}
     down = [name for name, (rows, columns) in shapes.items() if rows == width and columns != width]
     if len(down) != 1:
         raise UnsupportedModel(f"{help_} (in a block, {down or 'no matrix'} could be the rewrite module)")
-    holders = [name for name, child in block.named_children() if any(isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D" for m in child.modules())]
+    holders = [name for name, child in block.named_children() if any(map(is_linear, child.modules()))]
     attention = [name for name in holders if "attn" in name.lower() or "attention" in name.lower()]
     siblings = [name for name, _ in model.get_submodule(stacks[0].rpartition(".")[0]).named_children()]
     norms = [name for name in siblings if "norm" in name.lower() or name.startswith("ln")]

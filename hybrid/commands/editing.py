@@ -17,7 +17,6 @@ from stores.errors import Conflict
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
-    from stores.deltas import Delta
     from stores.records import Fact
 
 
@@ -181,8 +180,9 @@ def apply(model: LanguageModel, folder: Path, out: Path, as_json: bool) -> None:
       hybrid edit apply my-delta --out edited-model && hybrid ask "..." --model edited-model --store new-store
     """
     from hybrid.editing import write_edited
+    from stores.deltas import Delta
 
-    names = write_edited(model, _load(folder), out)
+    names = write_edited(model, Delta.load(folder), out)
     if as_json:
         click.echo(json.dumps({"model": str(out), "changed": names}))
     else:
@@ -203,12 +203,6 @@ def revert(folder: Path, as_json: bool) -> None:
 
     names = revert_folder(folder)
     click.echo(json.dumps({"model": str(folder), "restored": names}) if as_json else f"{len(names)} weights of {folder} are the original ones again.")
-
-
-def _load(folder: Path) -> Delta:
-    from stores.deltas import Delta
-
-    return Delta.load(folder)
 
 
 @click.command()

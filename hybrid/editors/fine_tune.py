@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -67,7 +68,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientEditor:
+class GradientEditor(ABC):
     """Settings and the course of a run that the editors share which learn by gradient descent on the targets' loss."""
 
     layers: tuple[int, ...] = ()
@@ -122,22 +123,22 @@ class GradientEditor:
             seconds=time.perf_counter() - started, extra={"passes": passes},
         )  # fmt: skip
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027
         """What can fail before the model is looked at."""
 
+    @abstractmethod
     def default_layers(self, blocks: int) -> tuple[int, ...]:
         """Layers when none are given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trainable(self, arch: Architecture, layers: Sequence[int]) -> AbstractContextManager[Trained]:
         """What to train, while the context lasts; the model is as it was afterwards."""
-        raise NotImplementedError
 
     def penalty(self, model: LanguageModel, trained: Trained) -> Callable[[], Tensor] | None:
         """What a step's loss has beside the targets' loss."""
         return None
 
-    def constrain(self, parameters: Sequence[Tensor]) -> None:
+    def constrain(self, parameters: Sequence[Tensor]) -> None:  # noqa: B027
         """Called after each step, without gradients."""
 
     def _descend(self, trained: Trained, batches: Sequence[Batch], penalty: Callable[[], Tensor] | None) -> int:

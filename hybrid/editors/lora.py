@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hybrid.architecture import Architecture
+from hybrid.architecture import Architecture, is_linear
 from hybrid.editors.fine_tune import GradientEditor, Trained
 from stores.deltas import Factors
 from stores.errors import HybridError
@@ -98,11 +98,10 @@ def _kind(arch: Architecture, name: str) -> str:
         module = arch.model.get_submodule(name)
     except AttributeError:
         module = None
-    kind = type(module).__name__
-    if not isinstance(module, nn.Linear) and kind != "Conv1D":
-        linear = [path for path, part in arch.part(0, "block").named_modules() if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"]
+    if not is_linear(module):
+        linear = [path for path, part in arch.part(0, "block").named_modules() if is_linear(part)]
         raise ValueError(f"{name!r} is not a linear module of this model; targets can be {', '.join(linear)}")
-    return kind
+    return type(module).__name__
 
 
 @contextmanager

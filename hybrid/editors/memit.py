@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchEditor(ValueSettings):
+class BatchEditor(ValueSettings, ABC):
     """Settings that the editors with one value a fact and several layers share."""
 
     layers: tuple[int, ...] = ()
@@ -36,9 +37,9 @@ class BatchEditor(ValueSettings):
 
     method = "?"
 
+    @abstractmethod
     def solve(self, residual: Tensor, keys: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
         """One layer's change as factors."""
-        raise NotImplementedError
 
     def edit(self, model: LanguageModel, requests: Sequence[Fact]) -> Delta:
         """Values for all requests, then one solve a layer."""
