@@ -46,6 +46,11 @@ class Relation:
         return len(self.statements) >= 12 and len(self.questions) >= 6 and len(self.held_out_statements) >= 4 and len(self.oblique) >= 5
 
     @property
+    def phrased(self) -> bool:
+        """Whether there are phrasings enough to train on; what has no held-out ones is never scored on."""
+        return self.plentiful or (len(self.statements) >= 8 and len(self.questions) >= 6 and len(self.target_first) >= 3 and len(self.oblique) >= 4)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The name and its synonyms, the name first."""
         return (self.name, *self.synonyms)
@@ -87,5 +92,11 @@ def relations() -> Mapping[str, Relation]:
 
 @lru_cache(maxsize=1)
 def plentiful() -> Mapping[str, Relation]:
-    """The relations that models are trained on."""
+    """The relations that models are trained on and scored with."""
     return {key: relation for key, relation in relations().items() if relation.plentiful}
+
+
+@lru_cache(maxsize=1)
+def phrased() -> Mapping[str, Relation]:
+    """The relations that models are trained on: the plentiful ones, and more that are not scored with."""
+    return {key: relation for key, relation in relations().items() if relation.phrased}

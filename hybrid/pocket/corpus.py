@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid.lexicon import SUBJECT, Relation, fill, plentiful
+from hybrid.lexicon import SUBJECT, TARGET, Relation, fill, phrased
 from hybrid.pocket.facts import Split, Triple
-from hybrid.pocket.names import invent
+from hybrid.pocket.names import WORDS, invent, word
 from hybrid.prompts import demonstration, new_fact, query_text
 
 Document = list[tuple[str, bool]]
@@ -38,6 +38,10 @@ class Mixture:
     """Of documents with a context, those that go on with a second question on the same context."""
     gap: float = 0.1
     """Of queries, those whose wording loses a word or two, so that no single word is relied upon."""
+    strange: float = 0.15
+    """Of facts in context, those with words that mean nothing, so that names are found whatever stands around them."""
+    familiar: float = 0.5
+    """Of new facts, those of a relation that is also known by heart; the others are of any relation."""
 
 
 def read_sentences(path: Path, longest: int = 110) -> list[str]:
@@ -52,7 +56,7 @@ class Corpus:
     def __init__(self, split: Split, prose: str, sentences: Sequence[str], *, seed: int, mixture: Mixture | None = None):
         self.split, self.prose, self.sentences, self.seed = split, prose, sentences, seed
         self.mixture = mixture or Mixture()
-        self.lexicon = plentiful()
+        self.lexicon = phrased()
         self.targets: dict[str, list[str]] = defaultdict(list)
         self.subjects: dict[str, list[str]] = defaultdict(list)
         for triple in (*split.taught, *split.practice):
@@ -65,6 +69,7 @@ class Corpus:
         self.by_relation: dict[str, list[Triple]] = defaultdict(list)
         for triple in split.taught:
             self.by_relation[triple.relation].append(triple)
+        self.familiar, self.every_relation = list(self.by_relation), list(self.lexicon)
 
     def documents(self, chunk: int, count: int, several: bool | None = None) -> list[Document]:
         """Chunk number `chunk` of `count` documents; contexts of several facts when the time has come, unless told."""
@@ -166,10 +171,11 @@ class Corpus:
         """The triple as a sentence, the target at either end, or as curt as users type."""
         relation = self.lexicon[triple.relation]
         form = rng.random()
-        if form < 0.5:
-            return f"{fill(rng.choice(relation.statements), triple.subject)} {triple.target}"
         if form < 0.75:
-            return fill(rng.choice(relation.target_first), triple.subject, triple.target)
+            template = f"{rng.choice(relation.statements)} {TARGET}" if form < 0.5 else rng.choice(relation.target_first)
+            if rng.random() < self.mixture.strange:
+                template = _with_strange_words(rng, template)
+            return fill(template, triple.subject, triple.target)
         if form < 0.85:
             return f"{fill(rng.choice(relation.questions), triple.subject)} {triple.target}"
         if form < 0.9:
@@ -187,7 +193,7 @@ class Corpus:
 
     def _new_triple(self, rng: random.Random, relation_id: str | None = None) -> Triple:
         """A counterfactual or invented triple; subject and target from everywhere."""
-        relation = self.lexicon[relation_id or rng.choice(list(self.lexicon))]
+        relation = self.lexicon[relation_id or rng.choice(self.familiar if rng.random() < self.mixture.familiar else self.every_relation)]
         form = rng.random()
         if form < 0.4 and self.by_relation[relation.id]:
             subject = rng.choice(self.by_relation[relation.id]).subject
@@ -234,6 +240,14 @@ def _with_gap(rng: random.Random, template: str) -> str:
     words = template.split()
     kept = [word for number, word in enumerate(words) if SUBJECT in word or number == len(words) - 1 or rng.random() > 0.2]
     return " ".join(kept)
+
+
+def _with_strange_words(rng: random.Random, template: str) -> str:
+    """The template with one word in three exchanged for another or for one that nobody knows."""
+    return " ".join(
+        part if SUBJECT in part or TARGET in part or rng.random() > 0.33 else rng.choice(WORDS) if rng.random() < 0.5 else word(rng).lower()
+        for part in template.split()
+    )
 
 
 OVERLAPS = (

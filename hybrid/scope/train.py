@@ -19,12 +19,12 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from hybrid.lexicon import plentiful
+from hybrid.lexicon import phrased, plentiful
 from hybrid.pocket.corpus import read_sentences
 from hybrid.pocket.facts import split_facts
 from hybrid.pocket.train import Settings
 from hybrid.scope.pairs import PairMaker
-from hybrid.scope.scorer import CrossEncoder, save, tokenize, tokenizer
+from hybrid.scope.scorer import CrossEncoder, ScopeScorer, save, tokenize, tokenizer
 from policies.scope import fit_temperature
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def makers(facts: Path, text: Path) -> Makers:
     half, part = len(split.unseen) // 2, len(sentences) // 10
     lexicon = plentiful()
     return Makers(
-        PairMaker((*split.taught, *split.practice), [key for key in lexicon if key not in held], sentences[2 * part :], broad=True),
+        PairMaker((*split.taught, *split.practice), [key for key in phrased() if key not in held], sentences[2 * part :], broad=True),
         PairMaker(split.unseen[:half], [key for key in CALIBRATE if key in lexicon], sentences[:part], held_out=True),
         PairMaker(split.unseen[half:], [key for key in SCORE if key in lexicon], sentences[part : 2 * part], held_out=True),
     )
@@ -80,14 +80,14 @@ def _load_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimize
     return int(json.loads(path.with_suffix(".json").read_text())["step"])
 
 
-def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4) -> None:
-    """Train on `pairs` pairs, calibrate, and write the weights."""
+def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4, start: Path | None = None) -> None:
+    """Train on `pairs` pairs, from MiniLM or from the classifier in the folder `start`, calibrate, and write the weights."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     made = makers(facts, text)
-    model, tok = CrossEncoder(), tokenizer()
+    model, tok = ScopeScorer(start).network if start else (CrossEncoder(), tokenizer())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
     state = out / "scope.safetensors"
     step, steps = _load_state(state, model, optimizer), pairs // rows
@@ -146,11 +146,13 @@ def calibrate(model: CrossEncoder, maker: PairMaker, count: int = 4000) -> dict[
 @click.option("--weights", type=click.Path(path_type=Path), default=Path(__file__).parent / "weights", help="Where the result goes.")
 @click.option("--pairs", default=150_000, show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves it to torch.")
+@click.option("--lr", default=2e-4, show_default=True, help="Highest learning rate.")
+@click.option("--start", type=click.Path(exists=True, path_type=Path), help="Go on from a trained classifier instead of MiniLM.")
 @click.option("--compile/--no-compile", "fuse", default=False, help="Fuse kernels with torch.compile (needs a C++ compiler).")
-def main(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, fuse: bool) -> None:
+def main(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, lr: float, start: Path | None, fuse: bool) -> None:
     """Train the scope classifier."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run(facts, text, out, weights, pairs, threads, fuse)
+    run(facts, text, out, weights, pairs, threads, fuse, lr=lr, start=start)
 
 
 if __name__ == "__main__":
