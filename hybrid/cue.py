@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hybrid.lexicon import SUBJECT, Relation, fill, relations
+from hybrid.lexicon import SUBJECT, Relation, fill, named, relations
 from stores.errors import CueError
 
 
@@ -78,21 +78,12 @@ def understand(cue: str, *, subject: str | None = None, relation: str | None = N
 
 
 def understand_known(cue: str) -> Understood | None:
-    """What the lexicon makes of a cue, if anything: its phrasings, then its names."""
-    return _by_phrasing(cue) or _by_name(cue)
+    """What the lexicon makes of a cue, if anything, by its phrasings or its names: whichever leaves less to be the subject."""
+    found = [seen for seen in (_by_phrasing(cue), _by_name(cue)) if seen is not None]
+    return min(found, key=lambda seen: len(seen.subject), default=None)
 
 
 # -- through the lexicon ---------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _names() -> dict[str, Relation]:
-    """Names and synonyms in lower case; a relation's own name wins over another's synonym."""
-    found: dict[str, Relation] = {}
-    for relation in relations().values():
-        for name in relation.synonyms:
-            found.setdefault(name.casefold(), relation)
-    return found | {relation.name.casefold(): relation for relation in relations().values()}
 
 
 @lru_cache(maxsize=1)
@@ -132,18 +123,18 @@ def _by_name(cue: str) -> Understood | None:
     text = cue.rstrip(" ?:").replace("’", "'")
     bare = ARTICLES.sub("", BE.sub("", LEAD.sub("", text)))
     for split in reversed(list(PREPOSITION.finditer(bare))):  # "date of birth of Ada Lovelace": the longest name first
-        relation = _names().get(bare[: split.start()].casefold())
+        relation = named().get(bare[: split.start()].casefold())
         if relation is not None and bare[split.end() :].strip():
             return _of(relation, bare[split.end() :].strip())
     match = POSSESSIVE.match(bare)
-    relation = _names().get(match["rel"].strip().casefold()) if match else None
+    relation = named().get(match["rel"].strip().casefold()) if match else None
     if match and relation is not None:
         return _of(relation, match["subj"].strip())
     match = NOUN_OF.match(text)
     if match and text[0].islower():
         return None  # "the door code of the Berlin office" is about a door code, not an office
     folded = text.casefold()
-    names = sorted(_names().items(), key=lambda item: -len(item[0]))
+    names = sorted(named().items(), key=lambda item: -len(item[0]))
     for name, relation in names:  # "Australia capital", "capital Australia"
         if folded.endswith((" " + name, ", " + name)):
             subject = text[: -len(name)].rstrip(" ,")
@@ -161,7 +152,7 @@ def _of(relation: Relation, subject: str) -> Understood:
 
 def _with_relation(cue: str, subject: str | None, relation: str) -> Understood:
     """The relation is given: the rest of the cue is the subject."""
-    found = _names().get(relation.casefold())
+    found = named().get(relation.casefold())
     if subject is None:
         subject = ARTICLES.sub("", cue)
         for name in (relation, *(found.names if found else ())):
@@ -178,8 +169,8 @@ def _from_template(template: str, subject: str, relation: str | None) -> Underst
     """A prompt with `{}`: the relation is the lexicon's if it knows the phrasing."""
     known = understand_known(fill(template, subject))
     if relation is not None:
-        named = _names().get(relation.casefold())
-        return Understood(subject, named.name if named else relation, template)
+        told = named().get(relation.casefold())
+        return Understood(subject, told.name if told else relation, template)
     if known is not None and known.subject.casefold() == subject.casefold():
         return Understood(subject, known.relation, template, known.questions)
     words = template.replace(SUBJECT, " ").casefold()
@@ -235,7 +226,7 @@ def _leading_name(words: list[str]) -> int:
 def _give_up(cue: str) -> Understood:
     words = re.findall(r"[\w'-]+", cue.casefold())
     phrases = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
-    near = [name for phrase in phrases for name in difflib.get_close_matches(phrase, _names(), n=2, cutoff=0.75)]
+    near = [name for phrase in phrases for name in difflib.get_close_matches(phrase, named(), n=2, cutoff=0.75)]
     hint = f"did you mean the {' or the '.join(dict.fromkeys(near[:3]))} of somebody or something? " if near else ""
     raise CueError(
         f'{cue!r} was not understood; {hint}try "SUBJECT RELATION" (Australia capital), "RELATION of SUBJECT", a question, '

@@ -47,7 +47,7 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         return f"{facts} vectors, in step with the ledger"
 
     def scope() -> str:
-        close, far = memory.router.scorer.logits(["The capital of Peru is Lima"] * 2, ["What is the capital of Peru?", "Who painted the Mona Lisa?"])
+        close, far = memory.router.witness.scorer.logits(["The capital of Peru is Lima"] * 2, ["What is the capital of Peru?", "Who painted the Mona Lisa?"])
         if close <= far:
             raise HybridError("the scope classifier prefers an unrelated question; reinstall hybrid-memory")
         return f"calibrated, fires from {memory.scope.threshold}"

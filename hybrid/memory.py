@@ -24,6 +24,7 @@ from hybrid.embedder import DEFAULT, Embedder
 from hybrid.model import POCKET, LanguageModel
 from hybrid.request import Added, Request, from_cue
 from hybrid.router import Router
+from hybrid.scope.evidence import Witness
 from hybrid.scope.scorer import ScopeScorer
 from policies.conflict import Outcome, decide
 from policies.scope import ScopePolicy
@@ -79,7 +80,7 @@ class HybridMemory:
     @cached_property
     def router(self) -> Router:
         """Decides which facts govern a query."""
-        return Router(self.ledger, self.index, self.embedder, ScopeScorer(), self.scope)
+        return Router(self.ledger, self.index, self.embedder, Witness(ScopeScorer(), self.embedder), self.scope)
 
     @cached_property
     def answerer(self) -> Answerer:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
-from hybrid.scope.scorer import ScopeScorer
+from hybrid.scope.evidence import Witness, last_sentence
 from policies.scope import ScopePolicy, probability
 from stores.errors import HybridError
 from stores.events import now
@@ -19,14 +19,13 @@ from stores.records import Hit
 from stores.vectors import VectorIndex
 
 ROUTES = ("base", "ike")
-SENTENCE = re.compile(r"(?<=[.!?:])\s+")
 
 
 class Router:
     """Decides, for each query, whether stored facts govern it, and which."""
 
-    def __init__(self, ledger: Ledger, index: VectorIndex, embedder: Embedder, scorer: ScopeScorer, policy: ScopePolicy | None = None):
-        self.ledger, self.index, self.embedder, self.scorer = ledger, index, embedder, scorer
+    def __init__(self, ledger: Ledger, index: VectorIndex, embedder: Embedder, witness: Witness, policy: ScopePolicy | None = None):
+        self.ledger, self.index, self.embedder, self.witness = ledger, index, embedder, witness
         self.policy = policy or ScopePolicy()
 
     def route(self, query: str, *, force: str | None = None, namespaces: Sequence[str] | None = None, moment: str | None = None) -> Decision:
@@ -59,8 +58,8 @@ class Router:
         self.index.refresh()
         if len(self.index) == 0:
             return [], {}
-        last = SENTENCE.split(query.strip())[-1]
-        views = [query] if last == query.strip() or len(last) < 8 else [query, last]
+        last = last_sentence(query)
+        views = [query] if last == query.strip() else [query, last]
         vectors = self.embedder.embed(views)
         embedded = time.perf_counter()
         similarity: dict[int, float] = {}
@@ -74,11 +73,9 @@ class Router:
         searched = time.perf_counter()
         facts = self.ledger.by_number(similarity)
         numbers = list(facts)
-        about = self.scorer.about
-        # What is asked stands in the last sentence, if it names the subject; what precedes it then only distracts.
-        asked = [last if facts[n].subject.casefold() in last.casefold() else query for n in numbers]
-        logits = self.scorer.logits([facts[n].statement for n in numbers], asked)
-        hits = [Hit(facts[n], similarity[n], probability(logit, about["temperature"], about["bias"])) for n, logit in zip(numbers, logits, strict=True)]
+        weights = self.witness.scorer.about["evidence"]
+        evidence = self.witness.gather(query, [facts[n] for n in numbers])
+        hits = [Hit(facts[n], similarity[n], probability(seen, weights), asdict(seen)) for n, seen in zip(numbers, evidence, strict=True)]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {
             "embed": (embedded - started) * 1000,

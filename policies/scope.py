@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from stores.records import Hit
 
@@ -34,33 +34,23 @@ class ScopePolicy:
         return [h for h in firing if h.score >= firing[0].score - self.margin][: self.most]
 
 
-def probability(logit: float, temperature: float, bias: float) -> float:
-    """The calibrated probability of a logit."""
-    x = max(-60.0, min(60.0, logit / temperature + bias))
-    return 1 / (1 + math.exp(-x))
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for and against a fact governing a query."""
+
+    logit: float
+    """The cross-encoder's, averaged over wordings of the fact."""
+    named: float
+    """1 if the subject's name stands in what is asked."""
+    before: float
+    """1 if it stands only in what precedes."""
+    shared: float
+    """Share of the name's words that stand in what is asked, 0 to 1."""
+    margin: float
+    """How much nearer (cosine) the wording is to the fact's relation than to any other that the lexicon knows."""
 
 
-def fit_temperature(logits: Sequence[float], labels: Sequence[bool], rounds: int = 200) -> tuple[float, float]:
-    """Temperature and bias that minimise the log loss on held-out pairs (Platt scaling by Newton steps).
-
-    Raises:
-        ValueError: if the pairs are not of both kinds.
-    """
-    if len(set(labels)) < 2:
-        raise ValueError("calibration needs pairs in scope and out of scope")
-    a, b = 1.0, 0.0
-    for _ in range(rounds):
-        g_a = g_b = h_aa = h_ab = h_bb = 0.0
-        for x, label in zip(logits, labels, strict=True):
-            p = probability(a * x + b, 1.0, 0.0)
-            error, weight = p - label, max(p * (1 - p), 1e-9)
-            g_a, g_b = g_a + error * x, g_b + error
-            h_aa, h_ab, h_bb = h_aa + weight * x * x, h_ab + weight * x, h_bb + weight
-        h_aa, h_bb = h_aa + 1e-6, h_bb + 1e-6
-        determinant = h_aa * h_bb - h_ab * h_ab
-        step_a, step_b = (h_bb * g_a - h_ab * g_b) / determinant, (h_aa * g_b - h_ab * g_a) / determinant
-        scale = min(1.0, 0.5 / max(abs(step_a), abs(step_b), 1e-12))
-        a, b = max(1e-3, a - scale * step_a), b - scale * step_b
-        if max(abs(step_a), abs(step_b)) < 1e-7:
-            break
-    return 1 / a, b
+def probability(evidence: Evidence, weights: Mapping[str, float]) -> float:
+    """The calibrated probability that the fact governs: logistic in the evidence; `weights` has one a name, and `bias`."""
+    x = weights["bias"] + sum(weights[name] * value for name, value in asdict(evidence).items())
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))

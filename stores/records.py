@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from stores.errors import FormatError
@@ -98,7 +98,9 @@ class Hit:
     similarity: float
     """Cosine between query and statement, -1 to 1."""
     score: float = 0.0
-    """Probability that the fact governs the query, 0 to 1, once the scope classifier has seen it."""
+    """Probability that the fact governs the query, 0 to 1, once the evidence has been weighed."""
+    evidence: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """What was weighed, see `policies.scope.Evidence`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.conflict import Outcome, decide
-from policies.scope import ScopePolicy, fit_temperature, probability
+from policies.scope import ScopePolicy
 from stores.records import Hit
 from tests.test_ledger import fact
 
@@ -59,14 +56,3 @@ def test_time_and_namespace() -> None:
 def test_bad_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="threshold"):
         ScopePolicy(threshold=1.5)
-
-
-def test_calibration_recovers_the_truth() -> None:
-    rng = random.Random(0)
-    logits = [rng.uniform(-8, 8) for _ in range(20000)]
-    labels = [rng.random() < 1 / (1 + math.exp(-(x / 2.5 + 0.4))) for x in logits]
-    temperature, bias = fit_temperature(logits, labels)
-    assert temperature == pytest.approx(2.5, rel=0.06) and bias == pytest.approx(0.4, abs=0.08)
-    assert probability(0, temperature, 0) == 0.5
-    with pytest.raises(ValueError, match="in scope"):
-        fit_temperature([1.0, 2.0], [True, True])

@@ -100,3 +100,13 @@ def plentiful() -> Mapping[str, Relation]:
 def phrased() -> Mapping[str, Relation]:
     """The relations that models are trained on: the plentiful ones, and more that are not scored with."""
     return {key: relation for key, relation in relations().items() if relation.phrased}
+
+
+@lru_cache(maxsize=1)
+def named() -> Mapping[str, Relation]:
+    """Relations by name and synonym in lower case; a relation's own name wins over another's synonym."""
+    found: dict[str, Relation] = {}
+    for relation in relations().values():
+        for name in relation.synonyms:
+            found.setdefault(name.casefold(), relation)
+    return found | {relation.name.casefold(): relation for relation in relations().values()}

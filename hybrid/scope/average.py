@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import torch
 
+from hybrid.scope.calibrate import calibrate
 from hybrid.scope.scorer import WEIGHTS, CrossEncoder, ScopeScorer, save
-from hybrid.scope.train import calibrate, makers
 
 
 def average(first: Path, second: Path, share: float) -> tuple[CrossEncoder, int]:
@@ -35,7 +35,8 @@ def average(first: Path, second: Path, share: float) -> tuple[CrossEncoder, int]
 def main(first: Path, second: Path, share: float, facts: Path, text: Path, weights: Path) -> None:
     """Average two classifiers, and calibrate the result."""
     model, pairs = average(first, second, share)
-    save(model, weights, {"average": [1 - share, share], "pairs": pairs, **calibrate(model, makers(facts, text).calibrate)})
+    save(model, weights, {"average": [1 - share, share], "pairs": pairs})
+    calibrate(weights, facts, text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Score the router on relations, subjects and phrasings that its classifier never saw.
 
 `python -m hybrid.scope.evaluate --facts facts.tsv --text prose.txt --out scope.json` loads facts into a throw-away
-store, asks in-scope queries and every kind of negative, and sets the best cosine threshold beside the classifier.
+store, asks in-scope queries and every kind of negative, and sets the best cosine threshold beside the classifier. It does so twice: with the
+lexicon that ships, and with one that has no entry for the relations that are asked ("unknown").
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ import json
 import random
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from hybrid.lexicon import fill
 from hybrid.memory import HybridMemory
 from hybrid.pocket.facts import Triple
 from hybrid.request import Request
-from hybrid.scope.pairs import KINDS, PairMaker
-from hybrid.scope.train import makers
+from hybrid.scope.pairs import KINDS, PairMaker, alias
+from hybrid.scope.phrasings import Phrasings
+from hybrid.scope.train import SCORE, makers
 from stores.records import Hit
+
+INSIDE = ("in_scope", "oblique", "alias")
+"""Kinds of queries that a stored fact governs; the other kinds are `KINDS`."""
 
 
 def distinct_facts(maker: PairMaker, count: int, rng: random.Random) -> list[Triple]:
@@ -39,11 +46,11 @@ def queries(maker: PairMaker, facts: list[Triple], kind: str, count: int, rng: r
     found = []
     for fact in rng.sample(facts, min(count, len(facts))):
         relation = maker.lexicon[fact.relation]
-        if kind == "in_scope":
-            found.append((fact, maker.query(rng, relation, fact.subject, oblique=0.0)))
-            continue
-        if kind == "oblique":
-            found.append((fact, fill(rng.choice(relation.held_out_oblique), fact.subject)))
+        if kind in INSIDE:
+            name = fact.subject if kind != "alias" else alias(rng, fact.subject, relation.subject_type)
+            if name:
+                asked = fill(rng.choice(relation.held_out_oblique), name) if kind == "oblique" else maker.query(rng, relation, name, oblique=0.0)
+                found.append((fact, asked))
             continue
         query = maker.about(rng, fact, kind)
         words = set(query.casefold().split())
@@ -53,29 +60,36 @@ def queries(maker: PairMaker, facts: list[Triple], kind: str, count: int, rng: r
     return found
 
 
-def measure(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: int, seed: int) -> dict[str, Any]:
-    """Fired and right counts a kind of query, and the balanced accuracy of the classifier and of cosine."""
-    rng = random.Random(seed)
-    ids: dict[tuple[str, str], str] = {}
+def store(memory: HybridMemory, maker: PairMaker, facts: list[Triple], rng: random.Random) -> dict[Triple, str]:
+    """Add facts, each in one of its relation's statements; their ids."""
     made = []
     for fact in facts:
         relation = maker.lexicon[fact.relation]
         made.append(Request(subject=fact.subject, relation=relation.name, prompt=rng.choice(relation.statements), target_new=fact.target))
-    for fact, added in zip(facts, memory.add_facts(made), strict=True):
-        ids[fact.relation, fact.subject] = added.fact.id
+    return {fact: added.fact.id for fact, added in zip(facts, memory.add_facts(made), strict=True)}
+
+
+def ask(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: int, seed: int) -> Iterator[tuple[str, str, list[Hit]]]:
+    """(kind, the id of the fact that was had in mind, candidates) of queries of every kind, with all facts in memory."""
+    rng = random.Random(seed)
+    ids = store(memory, maker, facts, rng)
+    asked = [(kind, *pair) for kind in (*INSIDE, *KINDS[1:]) for pair in queries(maker, facts, kind, count, rng)]
+    for kind, fact, query in tqdm(asked, unit="query", disable=None):
+        yield kind, ids[fact], memory.router.candidates(query)[0]
+
+
+def measure(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: int, seed: int) -> dict[str, Any]:
+    """Fired and right counts a kind of query, and the balanced accuracy of the router and of cosine."""
     table: dict[str, dict[str, Any]] = {}
     best: dict[bool, list[Hit]] = defaultdict(list)
-    for kind in ("in_scope", "oblique", *KINDS[1:]):
-        asked = queries(maker, facts, kind, count, rng)
-        fired = right = 0
-        for fact, query in asked:
-            candidates, _ = memory.router.candidates(query)
-            governing = memory.scope.govern(candidates, "9999")
-            fired += bool(governing)
-            right += bool(governing) and governing[0].fact.id == ids[fact.relation, fact.subject]
-            if candidates and kind != "oblique":
-                best[kind == "in_scope"].append(max(candidates, key=lambda hit: hit.similarity))
-        table[kind] = {"total": len(asked), "fired": fired, "right_fact": right}
+    for kind, meant, candidates in ask(memory, maker, facts, count, seed):
+        governing = memory.scope.govern(candidates, "9999")
+        row = table.setdefault(kind, {"total": 0, "fired": 0, "right_fact": 0})
+        row["total"] += 1
+        row["fired"] += bool(governing)
+        row["right_fact"] += bool(governing) and governing[0].fact.id == meant
+        if candidates and kind not in INSIDE[1:]:
+            best[kind == "in_scope"].append(max(candidates, key=lambda hit: hit.similarity))
     threshold, cosine = best_threshold([h.similarity for h in best[True]], [h.similarity for h in best[False]])
     silent = [1 - table[k]["fired"] / table[k]["total"] for k in KINDS[1:]]
     ours = (table["in_scope"]["right_fact"] / table["in_scope"]["total"] + sum(silent) / len(silent)) / 2
@@ -101,8 +115,12 @@ def main(facts: Path, text: Path, out: Path | None, count: int, asked: int, seed
     """Score the router on held-out relations, subjects and phrasings."""
     maker = makers(facts, text).score
     chosen = distinct_facts(maker, count, random.Random(seed))
-    with tempfile.TemporaryDirectory() as folder, HybridMemory(folder) as memory:
-        result = {"command": f"python -m hybrid.scope.evaluate --count {count} --queries {asked} --seed {seed}"} | measure(memory, maker, chosen, asked, seed)
+    command = f"python -m hybrid.scope.evaluate --count {count} --queries {asked} --seed {seed}"
+    result: dict[str, Any] = {"command": command}
+    for name, hidden in (("known", ()), ("unknown", SCORE)):
+        with tempfile.TemporaryDirectory() as folder, HybridMemory(folder) as memory:
+            memory.router.witness.phrasings = Phrasings(hidden=hidden)
+            result |= {name: measure(memory, maker, chosen, asked, seed)}
     written = json.dumps(result, indent=1)
     if out:
         out.write_text(written + "\n", encoding="utf-8")

@@ -9,11 +9,13 @@ passing mention of the subject, prose that has nothing to do with it.
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from hybrid.lexicon import Relation, fill, relations
+from hybrid.lexicon.ambiguous import ambiguous
 from hybrid.pocket.facts import Triple
 from hybrid.pocket.names import invent, word
 from hybrid.scope import attributes
@@ -30,36 +32,6 @@ class Pair(NamedTuple):
     kind: str
 
 
-AMBIGUOUS = (
-    {"P17", "P131", "P276", "P30", "subregion"},
-    {"P103", "P1412"},
-    {"P407", "P364"},
-    {"P106", "P39", "P101"},
-    {"P106", "P641", "P413"},
-    {"P176", "P178", "P1056"},
-    {"P31", "P279", "P361"},
-    {"P171", "P31", "P279"},
-    {"P35", "P6", "monarch"},
-    {"P495", "P740"},
-    {"P19", "P740"},
-    {"P463", "P361", "P54", "P118"},
-    {"P127", "P749"},
-    {"P569", "P571", "P577"},
-    {"P138", "P361"},
-    {"P1001", "P17"},
-    {"P740", "P571"},
-    {"P169", "P488", "manager"},
-    {"P178", "P61", "P170", "P50", "P112"},
-    {"P175", "P86", "P162", "P57", "P58", "P161"},
-    {"diet", "habitat"},
-    {"party", "regiment", "P463"}, {"regiment", "P108"}, {"military_rank", "P39"}, {"eye_color", "P462"},
-    {"festival_headliner", "P161", "P175"}, {"archipelago", "P276", "P361", "P131"}, {"victor_commander", "P1346"},
-    {"filming_place", "P276"}, {"story_setting", "P276"}, {"premiere_city", "P276"}, {"museum", "P276", "P127"}, {"home_port", "P276", "P17"},
-    {"film_budget", "price"}, {"disease_carrier", "P828"}, {"editor_in_chief", "manager"}, {"translator", "P50"}, {"fuel", "game_engine", "P306"},
-    {"film_editor", "editor_in_chief"}, {"protagonist", "P921", "P161"}, {"predecessor", "heir", "P22"}, {"crime", "sentence", "prison"},
-)  # fmt: skip
-"""Relations whose phrasings may ask for each other's value: such pairs are neither positive nor negative."""
-
 WRAPPERS = (
     "Can you tell me: {}", "I was wondering, {}", "Quick question: {}", "Please answer. {}", "Hi! {}", "Do you know this? {}",
     "Complete the sentence: {}", "For a quiz: {}", "My teacher asked: {}", "Tell me, {}", "Well, {}",
@@ -74,9 +46,15 @@ MENTIONS = (
 )  # fmt: skip
 
 
-def ambiguous(a: str, b: str) -> bool:
-    """Whether a phrasing of one relation may fairly be answered with the other's value."""
-    return a == b or any(a in group and b in group for group in AMBIGUOUS)
+def alias(rng: random.Random, name: str, kind: str) -> str | None:
+    """Another way to write the same name, if there is one: without accents or hyphens, a person without middle names or with an initial."""
+    words = name.split()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    forms = [plain, name.replace("-", " "), name.removeprefix("The ")]
+    if kind == "person" and len(words) >= 2 and all(word[0].isupper() for word in words):
+        forms += [f"{words[0]} {words[-1]}", f"{words[0][0]}. {' '.join(words[1:])}", f"Dr. {name}"]
+    others = [form for form in forms if form != name]
+    return rng.choice(others) if others else None
 
 
 class PairMaker:
@@ -88,10 +66,14 @@ class PairMaker:
         prose: sentences for prefixes and unrelated queries.
         held_out: draw queries from the held-out phrasings (for scoring) instead of the trained ones.
         broad: draw pairs about attributes beyond the lexicon too (`hybrid.scope.attributes`).
+        others: ids of further relations that are asked about, but of which no fact is drawn.
     """
 
-    def __init__(self, triples: Sequence[Triple], use: Sequence[str], prose: Sequence[str], *, held_out: bool = False, broad: bool = False):
+    def __init__(
+        self, triples: Sequence[Triple], use: Sequence[str], prose: Sequence[str], *, held_out: bool = False, broad: bool = False, others: Sequence[str] = ()
+    ):
         self.lexicon = {key: relations()[key] for key in use}
+        self.others = [relations()[key] for key in others]
         self.prose, self.held_out, self.broad = prose, held_out, broad
         self.subjects: dict[str, list[str]] = defaultdict(list)
         self.targets: dict[str, list[str]] = defaultdict(list)
@@ -203,7 +185,8 @@ class PairMaker:
         relation = self.lexicon[fact.relation]
         if self.broad and rng.random() < 0.2:
             return attributes.query(rng, attributes.pick(rng, relation.subject_type, relation.names), fact.subject)
-        others = [r for r in self.lexicon.values() if not ambiguous(r.id, fact.relation) and r.id != relation.inverse]
+        pool = self.others if self.others and rng.random() < 0.5 else list(self.lexicon.values())
+        others = [r for r in pool if not ambiguous(r.id, fact.relation) and r.id != relation.inverse]
         alike = [r for r in others if r.subject_type == relation.subject_type]
         other = rng.choice(alike if alike and rng.random() < 0.75 else others)
         if rng.random() < 0.08:  # the target as a subject: of the same relation, or of any

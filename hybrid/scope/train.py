@@ -1,8 +1,7 @@
 """Train the scope classifier: `python -m hybrid.scope.train --facts facts.tsv --text prose.txt --out run`.
 
 Relations and subjects are split: nineteen relations and the pocket model's unseen subjects are never
-trained on; half of them set the calibration (temperature and threshold), the other half are for
-`hybrid.scope.evaluate`.
+trained on; some of them are for `hybrid.scope.calibrate`, which has to follow, the others for `hybrid.scope.evaluate`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -25,7 +23,6 @@ from hybrid.pocket.facts import split_facts
 from hybrid.pocket.train import Settings
 from hybrid.scope.pairs import PairMaker
 from hybrid.scope.scorer import CrossEncoder, ScopeScorer, save, tokenize, tokenizer
-from policies.scope import fit_temperature
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +49,8 @@ def makers(facts: Path, text: Path) -> Makers:
     lexicon = plentiful()
     return Makers(
         PairMaker((*split.taught, *split.practice), [key for key in phrased() if key not in held], sentences[2 * part :], broad=True),
-        PairMaker(split.unseen[:half], [key for key in CALIBRATE if key in lexicon], sentences[:part], held_out=True),
-        PairMaker(split.unseen[half:], [key for key in SCORE if key in lexicon], sentences[part : 2 * part], held_out=True),
+        PairMaker(split.unseen[:half], CALIBRATE, sentences[:part], held_out=True, others=[key for key in lexicon if key not in held]),
+        PairMaker(split.unseen[half:], SCORE, sentences[part : 2 * part], held_out=True),
     )
 
 
@@ -80,8 +77,10 @@ def _load_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimize
     return int(json.loads(path.with_suffix(".json").read_text())["step"])
 
 
-def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4, start: Path | None = None) -> None:
-    """Train on `pairs` pairs, from MiniLM or from the classifier in the folder `start`, calibrate, and write the weights."""
+def run(
+    facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4, start: Path | None = None
+) -> None:
+    """Train on `pairs` pairs, from MiniLM or from the classifier in the folder `start`, and write the weights; `hybrid.scope.calibrate` weighs them then."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -122,21 +121,7 @@ def run(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: 
                 saved = time.monotonic()
             if step >= steps:
                 break
-    save(model, weights, {"pairs": pairs, **calibrate(model, made.calibrate)})
-
-
-def calibrate(model: CrossEncoder, maker: PairMaker, count: int = 4000) -> dict[str, Any]:
-    """Temperature and bias that fit pairs of relations that the classifier was not trained on, and which those are."""
-    model.eval()
-    rng, tok = random.Random("calibrate"), tokenizer()
-    held = [maker.draw(rng) for _ in range(count)]
-    logits: list[float] = []
-    with torch.inference_mode():
-        for i in range(0, count, 64):
-            logits += model(tokenize(tok, [p.statement for p in held[i : i + 64]], [p.query for p in held[i : i + 64]])).tolist()
-    temperature, bias = fit_temperature(logits, [pair.label for pair in held])
-    log.info("temperature %.3f, bias %.3f", temperature, bias)
-    return {"temperature": temperature, "bias": bias, "calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}
+    save(model, weights, {"pairs": pairs})
 
 
 @click.command()

@@ -1,0 +1,89 @@
+"""Which relation a query asks for, by its nearest phrasing in the lexicon: `python -m hybrid.scope.phrasings` embeds them.
+
+The subject is taken out of both (a pronoun stands for it), so that only the wording counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from hybrid.embedder import Embedder
+from hybrid.lexicon import fill, relations
+from hybrid.lexicon.ambiguous import ambiguous
+from stores.errors import Corrupt
+
+PRONOUN = "it"
+FILE = Path(__file__).parent / "phrasings.safetensors"
+
+
+def phrasings() -> list[tuple[str, str]]:
+    """(relation id, phrasing about a pronoun) of the whole lexicon, held-out phrasings aside."""
+    return [
+        (relation.id, text)
+        for relation in relations().values()
+        for text in (*(fill(t, PRONOUN) for t in (*relation.statements, *relation.questions, *relation.oblique)), f"{PRONOUN} {relation.name}")
+    ]
+
+
+def fingerprint() -> str:
+    """Hash of the phrasings, to notice that the lexicon has changed."""
+    return hashlib.sha256(json.dumps(phrasings(), ensure_ascii=False).encode()).hexdigest()
+
+
+class Phrasings:
+    """The embedded lexicon.
+
+    Args:
+        hidden: relations that are left out, as if the lexicon did not know them.
+    """
+
+    def __init__(self, file: Path = FILE, hidden: Sequence[str] = ()):
+        self.file, self.hidden = file, frozenset(hidden)
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.float32], list[str], NDArray[np.intp]]:
+        """Vectors (n, d) grouped by relation, the relations, and where each begins."""
+        about = json.loads(self.file.with_suffix(".json").read_text(encoding="utf-8"))
+        raw = self.file.read_bytes()
+        if hashlib.sha256(raw).hexdigest() != about["sha256"] or about["lexicon"] != fingerprint():
+            raise Corrupt(f"{self.file} does not belong to this lexicon; reinstall hybrid-memory, or `python -m hybrid.scope.phrasings`")
+        ids = np.array([key for key, _ in phrasings()])
+        kept = ~np.isin(ids, list(self.hidden))
+        names, starts = np.unique(ids[kept], return_index=True)
+        order = np.argsort(starts)
+        return load(raw)["vectors"][kept].astype(np.float32), names[order].tolist(), starts[order]
+
+    def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Highest cosine of each vector (n, d) with each relation's phrasings, (n, relations)."""
+        table, _, starts = self._table
+        return np.maximum.reduceat(vectors @ table.T, starts, axis=1)
+
+    def own_and_rival(self, nearest: NDArray[np.float32], relation: str | None) -> tuple[float, float]:
+        """Of one query's row: the cosine with a relation (-1 if unknown), and the highest with one that it cannot be taken for."""
+        _, names, _ = self._table
+        own = float(nearest[names.index(relation)]) if relation in names else -1.0
+        rivals = [value for value, name in zip(nearest.tolist(), names, strict=True) if relation is None or not ambiguous(name, relation)]
+        return own, max(rivals, default=-1.0)
+
+
+@click.command()
+def main() -> None:
+    """Embed the lexicon's phrasings with the default embedder (float16)."""
+    raw = save({"vectors": Embedder().embed([text for _, text in phrasings()], progress=True).astype(np.float16)})
+    FILE.write_bytes(raw)
+    about = {"sha256": hashlib.sha256(raw).hexdigest(), "lexicon": fingerprint()}
+    FILE.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    click.echo(f"{FILE}: {len(raw) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
