@@ -351,6 +351,8 @@ def _explain(memory: HybridMemory, answer: Answer) -> None:
     for hit in answer.candidates:
         mark = "governs" if hit.fact.id in governing else "      -"
         click.echo(f"  {mark}  score {hit.score:.3f}  cosine {hit.similarity:.3f}  {hit.fact.statement}", err=True)
+        if hit.evidence:
+            click.echo("           " + "  ".join(f"{name} {value:+.2f}" for name, value in hit.evidence.items()), err=True)
     if not answer.candidates:
         click.echo("  the memory was not consulted" if answer.route == "base" else "", err=True)
     click.echo("  " + "  ".join(f"{key} {value:.0f} ms" for key, value in answer.timings_ms.items()), err=True)

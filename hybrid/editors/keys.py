@@ -31,10 +31,11 @@ class Walk:
         requests: Sequence[Fact],
         prefixes: Sequence[str],
         questions: int = 0,
+        wordings: int = 0,
         tokens_a_batch: int = 4096,
     ):
         self.arch, self.at = arch, 0
-        several = zip(*(contexts(r, prefixes, questions) for r in requests), strict=True)
+        several = zip(*(contexts(r, prefixes, questions, wordings) for r in requests), strict=True)
         self.groups = [
             _Group(
                 arch,

@@ -68,7 +68,7 @@ class Run:
         assert self.cache is not None
         shared = {field.name: getattr(self.settings, field.name) for field in fields(ValueSettings)} | {"at": self.at, "layer": self.layers[-1]}
         base = {"model": self.model.identity.weights_hash, "prefixes": self.prefixes}
-        keys = [content_key(**shared, **base, request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions)]) for r in self.requests]
+        keys = [content_key(**shared, **base, request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions, self.settings.wordings)]) for r in self.requests]
         return keys, self.cache.get(keys)
 
     def values(self) -> Values:
@@ -99,7 +99,7 @@ class Run:
         """
         arch, changes = self.arch, {}
         at = "block" if arch.layout.plain else "rewrite"
-        walk = Walk(self.model, arch, self.requests, self.prefixes, self.settings.questions)
+        walk = Walk(self.model, arch, self.requests, self.prefixes, self.settings.questions, self.settings.wordings)
         with given_back([arch.weight(layer) for layer in self.layers]):
             for number, layer in enumerate(self.layers):
                 keys = walk.keys(layer)

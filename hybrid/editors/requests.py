@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hybrid.architecture import Architecture
+from hybrid.lexicon import named, relations
 from hybrid.prompts import query_text
 from stores.errors import BadRequest, UnsupportedModel
 from stores.records import Fact
@@ -71,10 +72,16 @@ def passage(tokenizer: Any, template: str, subject: str, target: str = "", prefi
     return Passage(tuple(ids), at_subject[-1], at_target[0] if at_target else len(ids))
 
 
-def contexts(request: Fact, prefixes: Sequence[str], questions: int = 0) -> list[tuple[str, str]]:
-    """(template, prefix) of all contexts of a request: its prompt behind each prefix, then so many of its own questions (the prompt where there are fewer)."""
+def contexts(request: Fact, prefixes: Sequence[str], questions: int = 0, wordings: int = 0) -> list[tuple[str, str]]:
+    """(template, prefix) of all contexts of a request: its prompt behind each prefix, so many of its own questions, so many of the lexicon's statements.
+
+    Where there are fewer questions or statements, the prompt stands in.
+    """
     own = [q.replace(request.subject, "{}") for q in request.questions if q.count(request.subject) == 1 and "{" not in q][:questions]
-    return [*((request.prompt, prefix) for prefix in prefixes), *((q, "") for q in [*own, *[request.prompt] * (questions - len(own))])]
+    relation = (relations().get(request.relation) or named().get(request.relation.casefold())) if wordings else None
+    others = [s for s in relation.statements if s != request.prompt][:wordings] if relation is not None else []
+    instead = [request.prompt] * (questions + wordings - len(own) - len(others))
+    return [*((request.prompt, prefix) for prefix in prefixes), *((template, "") for template in [*own, *others, *instead])]
 
 
 def check(requests: Sequence[Fact]) -> None:

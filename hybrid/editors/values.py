@@ -50,10 +50,12 @@ class ValueSettings:
     """Loss under which a fact is done."""
     questions: int = 0
     """Contexts made of the request's own questions, beside the prompt and its prefixes; the papers have none."""
+    wordings: int = 0
+    """Contexts made of the lexicon's other statements of the request's relation; the papers have none."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or self.clamp <= 0 or min(self.decay, self.kl, self.stop, self.questions) < 0:
-            raise ValueError(f"steps must be at least 1, lr and clamp positive, decay, kl, stop and questions not negative: {self}")
+        if self.steps < 1 or self.lr <= 0 or self.clamp <= 0 or min(self.decay, self.kl, self.stop, self.questions, self.wordings) < 0:
+            raise ValueError(f"steps must be at least 1, lr and clamp positive, decay, kl, stop, questions and wordings not negative: {self}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def optimise_values(
     """
     if at == "block" and not arch.layout.plain:
         at = "rewrite_in_block"
-    several = zip(*(contexts(r, prefixes, settings.questions) for r in requests), strict=True)
+    several = zip(*(contexts(r, prefixes, settings.questions, settings.wordings) for r in requests), strict=True)
     kinds = [[passage(model.tokenizer, form, r.subject, r.target_new, prefix) for r, (form, prefix) in zip(requests, each, strict=True)] for each in several]
     kinds.append([passage(model.tokenizer, KL_PROMPT, r.subject) for r in requests])
     width = arch.weight(layer).shape[0]
