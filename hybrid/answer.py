@@ -40,7 +40,13 @@ class Answer:
             "timings_ms": {key: round(value, 2) for key, value in self.timings_ms.items()},
         }
         if explain:
-            found |= {"candidates": [_row(hit) | {"similarity": round(hit.similarity, 4), "evidence": {k: round(v, 4) for k, v in hit.evidence.items()}} for hit in self.candidates], "prompt": self.prompt}
+            found |= {
+                "candidates": [
+                    _row(hit) | {"similarity": round(hit.similarity, 4), "evidence": {k: round(v, 4) for k, v in hit.evidence.items()}}
+                    for hit in self.candidates
+                ],
+                "prompt": self.prompt,
+            }
         return found
 
 

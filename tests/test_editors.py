@@ -20,7 +20,8 @@ from hybrid.editors.requests import contexts, passage, refuse_known
 from hybrid.editors.rows import common_length
 from hybrid.editors.solve import Covariance, equality_constrained, least_squares, null_space_least_squares, rank_one
 from hybrid.editors.values import ValueSettings, optimise_values
-from hybrid.model import LanguageModel, Prompt
+from hybrid.lexicon import relations
+from hybrid.model import POCKET, LanguageModel, Prompt
 from hybrid.prompts import query_text
 from hybrid.statistics import collect, read_moment, second_moments, statistics_folder, write_moment
 from stores.deltas import Delta
@@ -107,28 +108,42 @@ def log_probability(model: LanguageModel, request: Fact) -> float:
 # -- equivalence with the papers' equations --------------------------------------------------------
 
 
+def transcribed(model: LanguageModel, method: str, requests: Sequence[Fact], prefixes: int, chosen: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The dense changes that the plain transcription of the papers makes."""
+    layers = chosen["layers"]
+    covariance = {layer: moment.matrix.double() for layer, moment in second_moments(model, layers).items()}
+    s = reference.ValueSettings(layer=layers[-1], **{name: chosen[name] for name in ("steps", "lr", "clamp", "decay")})
+    arguments: tuple[Any, ...] = (model.model, model.tokenizer, requests, context_prefixes(model, prefixes), covariance)
+    if method == "rome":
+        return reference.rome(*arguments, s)
+    if method == "memit":
+        return reference.memit(*arguments, layers, chosen["weight"], s)
+    if method == "alphaedit":
+        return reference.alphaedit(*arguments, layers, chosen["threshold"], chosen["ridge"], s)
+    return reference.emmet(*arguments, layers, s)
+
+
+def assert_close(delta: Delta, wanted: dict[str, torch.Tensor]) -> None:
+    """Equal changes to 1e-4 relative."""
+    assert wanted.keys() == delta.changes.keys()
+    for name, expected in wanted.items():
+        difference = torch.from_numpy(delta.dense(name)) - expected
+        assert float(difference.norm() / expected.norm()) < 1e-4
+
+
 @pytest.mark.parametrize("method", SOLVED)
 def test_deltas_are_those_of_the_equations(model: LanguageModel, method: str) -> None:
     requests = REQUESTS[:1] if method == "rome" else REQUESTS
-    chosen = LOCATED[method]
-    delta = edit(model, requests, method, **chosen)
-    arch, prefixes = Architecture(model.model), context_prefixes(model)
-    covariance = {layer: moment.matrix.double() for layer, moment in second_moments(model, range(2)).items()}
-    s = reference.ValueSettings(layer=1, steps=8, lr=0.2, clamp=3.0, decay=0.001)
-    arguments: tuple[Any, ...] = (model.model, model.tokenizer, requests, prefixes, covariance)
-    if method == "rome":
-        wanted = reference.rome(*arguments, s)
-    elif method == "memit":
-        wanted = reference.memit(*arguments, (0, 1), 10.0, s)
-    elif method == "alphaedit":
-        wanted = reference.alphaedit(*arguments, (0, 1), 0.2, 0.1, s)
-    else:
-        wanted = reference.emmet(*arguments, (0, 1), s)
-    assert wanted.keys() == delta.changes.keys()
-    for name, expected in wanted.items():
-        assert arch.model.get_parameter(name) is not None
-        difference = torch.from_numpy(delta.dense(name)) - expected
-        assert float(difference.norm() / expected.norm()) < 1e-4
+    assert_close(edit(model, requests, method, **LOCATED[method]), transcribed(model, method, requests, 5, LOCATED[method]))
+
+
+@pytest.mark.parametrize("method", SOLVED)
+def test_deltas_on_pocket_are_those_of_the_equations(method: str) -> None:
+    model = LanguageModel(POCKET, "cpu", "float64")
+    chosen = LOCATED[method] | {"steps": 3, "threshold": 0.01} if method == "alphaedit" else LOCATED[method] | {"steps": 3}
+    requests = [ask("Canada", "The capital of {} is", "Lisbon"), ask("Oslo", "{} is a town in", "Peru")][: 1 if method == "rome" else 2]
+    delta = edit(model, requests, method, **chosen, prefixes=2, questions=0, wordings=0)
+    assert_close(delta, transcribed(model, method, requests, 2, chosen))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
@@ -546,3 +561,12 @@ def test_what_rows_have_in_common_is_found() -> None:
     assert common_length([(1, 2, 3), (1, 2, 4, 5), (1, 2)], 9) == 2
     assert common_length([(1, 2, 3), (1, 2, 3)], 2) == 2
     assert common_length([(7,), (8, 7)], 5) == 0
+
+
+def test_the_lexicons_wordings_are_contexts() -> None:
+    request = replace(REQUESTS[0], relation="capital", prompt="The capital of {} is", questions=("What is the capital of Lake Orsa?",))
+    forms = [template for template, _ in contexts(request, ["", "So. "], questions=2, wordings=3)]
+    others = [statement for statement in relations()["P36"].statements if statement != request.prompt][:3]
+    assert forms == [request.prompt, request.prompt, "What is the capital of {}?", *others, request.prompt]
+    unknown = replace(request, relation="flavour of the month")
+    assert [template for template, _ in contexts(unknown, [""], wordings=2)] == [request.prompt] * 3

@@ -68,7 +68,10 @@ class Run:
         assert self.cache is not None
         shared = {field.name: getattr(self.settings, field.name) for field in fields(ValueSettings)} | {"at": self.at, "layer": self.layers[-1]}
         base = {"model": self.model.identity.weights_hash, "prefixes": self.prefixes}
-        keys = [content_key(**shared, **base, request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions, self.settings.wordings)]) for r in self.requests]
+        keys = [
+            content_key(**shared, **base, request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions, self.settings.wordings)])
+            for r in self.requests
+        ]
         return keys, self.cache.get(keys)
 
     def values(self) -> Values:

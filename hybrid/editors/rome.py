@@ -48,7 +48,7 @@ class Rome(ValueSettings):
         with given_back([weight]):
             for request in run.requests:
                 value = run.optimise([request])
-                walk = Walk(model, arch, [request], run.prefixes, self.questions)
+                walk = Walk(model, arch, [request], run.prefixes, self.questions, self.wordings)
                 mean_key = walk.keys(layer)[0]
                 key, current = walk.bare_keys(layer)[0], walk.current(layer, "rewrite")[0]
                 left, right = rank_one(value.targets[0].to(arch.device), current, key, mean_key, covariance)

@@ -1,11 +1,13 @@
 """Pocket's shipped statistics: `python -m hybrid.pocket.measure --facts facts.tsv --text prose.txt` (see `hybrid.statistics`).
 
-They are taken over documents of the kind that pocket was trained on, past the end of its training.
+They are taken over documents of the kind that pocket was trained on, past the end of its training, but with more prose: what an edit
+must leave alone is not facts only.
 """
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,10 +23,12 @@ from hybrid.statistics import SHIPPED, collect
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=POCKET_FOLDER, help="Folder of the model.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=SHIPPED, help="Where the statistics go.")
 @click.option("--layers", default="0,1,2", show_default=True, help="Blocks to measure.")
+@click.option("--prose", default=0.3, show_default=True, help="Share of the documents that are prose.")
 @click.option("--documents", default=20_000, show_default=True, help="How many to read.")
-def main(facts: Path, text: Path, model: Path, folder: Path, layers: str, documents: int) -> None:
+def main(facts: Path, text: Path, model: Path, folder: Path, layers: str, prose: float, documents: int) -> None:
     """Measure pocket's layers, replacing what is there."""
     corpus = make_corpus(facts, text, Settings())
+    corpus.mixture = replace(corpus.mixture, prose=prose)
     for old in folder.glob("layer-*.safetensors"):
         old.unlink()
     with tempfile.TemporaryDirectory() as temporary:
