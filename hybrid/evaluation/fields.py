@@ -16,7 +16,7 @@ from stores.errors import FormatError
 Row = Mapping[str, Any]
 WORD = re.compile(r"\w+")
 SMALL = frozenset("the a an of in on at to for by is are was were and or with from as it its this that who what which where when".split())
-NAME = re.compile(r"[A-Z0-9][\w'’&.-]*(?:\s+(?:(?:of|the|de|la|von|van|der|and|for|in)\s+)*[A-Z0-9][\w'’&.-]*)*")
+NAME = re.compile(r"[A-Z0-9][\w'’&.-]*(?:\s+(?:(?:of|the|de|la|von|van|der|and|for|in)|&\s+)*[A-Z0-9][\w'’&.-]*)*")
 LEAD = re.compile(r"(?:The|A|An|In|On|At|It|There|This|That|His|Her|Its)\s+")
 
 
