@@ -59,7 +59,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     path = write(folder, "counterfact-flat")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "unrelated_texts", lambda texts=running.unrelated_texts(): texts[:8])
+        some = running.unrelated_texts()[:8]
+        patch.setattr(running, "unrelated_texts", lambda: some)
         for method, options in {"base": ["--no-extras"], "hybrid": [], "rag": ["--no-extras"], "cosine": ["--no-extras", "--loads", "5"]}.items():
             found[method] = folder / f"{method}.json"
             measured(path, *FLAT, "--method", method, "--run", folder / method, "--out", found[method], *options)
