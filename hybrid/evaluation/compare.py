@@ -105,8 +105,9 @@ def routing_rows(results: Sequence[Row]) -> list[list[str]]:
 
 def summary(result: Row) -> str:
     """One result for people: scores, slices, routing, in percent with 95% intervals."""
-    made, facts = result["settings"], result["settings"].get("facts")
-    head = f"{result['method']} on {made.get('file')} ({result['records']} records, {facts} facts, model {result['model']}); percent, with 95% intervals"
+    made = result["settings"]
+    facts = f"{made.get('facts')} facts" + (" and one record's at a time" if made.get("mode") == "single" else "")
+    head = f"{result['method']} on {made.get('file')} ({result['records']} records, {facts}, model {result['model']}); percent, with 95% intervals"
     scores = grid([["score", "value"], *([name, shown(result["scores"], name)] for name in columns([result]))])
     parts = [head, scores]
     parts += [grid(rows) for rows in (slice_rows([result]), routing_rows([result])) if len(rows) > 1]
