@@ -73,7 +73,11 @@ ZSRE = [
             "Logical_Generalization": [{"prompt": "Of which country is Karst Harbour the capital?", "ground_truth": ""}],
         },
         "locality": {
-            "Relation_Specificity": [{"prompt": "The currency of Veldonia is", "ground_truth": ["crown"]}, {"prompt": "Veldonia flag", "ground_truth": []}],
+            "Relation_Specificity": [
+                {"prompt": "The currency of Veldonia is", "ground_truth": ["crown"]},
+                {"prompt": "Veldonia flag", "ground_truth": []},
+                {"prompt": "Veldonia capital city", "ground_truth": ["Ombra"]},
+            ],
             "Distracting_Neighbor": [{"prompt": "Veldonia's capital is Karst Harbour. The capital of Illmark is", "ground_truth": ["Pell"]}],
         },
     }

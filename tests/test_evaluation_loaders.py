@@ -51,8 +51,13 @@ def test_zsre_groups(tmp_path: Path) -> None:
     assert case.unanswerable == 1, "a consequence without an answer cannot be judged"
     assert queries(record, "portability", place="in_scope") == ["What is the capital of the Veldonian Republic?"]
     assert probe(record, "Which sea lies beside the capital of Veldonia?").answers == ("Karst Sea", "Sea of Karst")
-    assert queries(record, "locality", group="Relation_Specificity", place="same_subject") == ["The currency of Veldonia is", "Veldonia flag"]
+    assert queries(record, "locality", group="Relation_Specificity", place="same_subject") == [
+        "The currency of Veldonia is",
+        "Veldonia flag",
+        "Veldonia capital city",
+    ]
     assert len(queries(record, "locality", place="distractor")) == 1
+    assert queries(record, "locality", note="disputed") == ["Veldonia capital city"], "the edit's own question, with the answer that it replaced"
 
 
 def test_mend_and_qaedit(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def answered(kind: str, **given: Any) -> dict[str, Any]:
     known = {
         "kind": kind,
         "group": "",
+        "note": "",
         "place": "in_scope",
         "counted": True,
         "fired": 1,

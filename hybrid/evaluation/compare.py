@@ -111,7 +111,11 @@ def summary(result: Row) -> str:
     scores = grid([["score", "value"], *([name, shown(result["scores"], name)] for name in columns([result]))])
     parts = [head, scores]
     parts += [grid(rows) for rows in (slice_rows([result]), routing_rows([result])) if len(rows) > 1]
-    odd = [f"{made[name]} {name.replace('_', ' ')}" for name in ("superseded", "refused", "invalid", "unanswerable", "guessed_subjects") if made.get(name)]
+    odd = [
+        f"{made[name]} {name.replace('_', ' ')}"
+        for name in ("superseded", "refused", "overlong", "invalid", "unanswerable", "guessed_subjects")
+        if made.get(name)
+    ]
     time = result["timings"]
     parts.append(f"{time['seconds']:.1f} s; {time['ms_per_query']:.1f} ms a query ({time['route_ms']:.1f} routing)" + (f"; {', '.join(odd)}" if odd else ""))
     return "\n\n".join(parts)

@@ -24,6 +24,8 @@ class Probe:
     """The data's own name for the slice, such as `Reasoning`."""
     place: str = ""
     """One of `PLACES`, or empty where it is neither in nor out of scope (a consequence of the fact)."""
+    note: str = ""
+    """A slice that the evaluation cuts across the data's groups: `disputed` or `undisputed`."""
     versus: tuple[str, str] | None = None
     """(wanted, other) for the papers' probability scores."""
     fact: int | None = None

@@ -179,6 +179,7 @@ class Evaluation:
                     "same": said[n] == plain[n],
                     "generate_ms": round(1000 * (generated / len(again) if n in again else shared), 3),
                 }
+                row |= {"overlong": True} if len(self.model.encode(prompts[n])) >= self.model.context else {}
                 row |= {"right": matches(said[n], probe.answers)} if probe.answers else {}
                 row |= self._probabilities(prompts[n], probe)
             rows.setdefault(id(record), []).append(row)
@@ -194,7 +195,14 @@ class Evaluation:
         expected = method.governed(record, probe.fact)
         fired = [hit.fact.id for hit in decision.governing]
         own = [hit.score for hit in decision.candidates if hit.fact.id in expected or (probe.fact is None and hit.fact.id in method.governed(record, None))]
-        found: dict[str, Any] = {"kind": probe.kind, "group": probe.group, "place": probe.place, "counted": probe.counted, "query": probe.query}
+        found: dict[str, Any] = {
+            "kind": probe.kind,
+            "group": probe.group,
+            "note": probe.note,
+            "place": probe.place,
+            "counted": probe.counted,
+            "query": probe.query,
+        }
         return found | {
             "route": decision.route,
             "fired": len(fired),

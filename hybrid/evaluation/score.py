@@ -36,7 +36,7 @@ def scored(method: str, model: str, case: Case, settings: Row, rows: Sequence[Ro
         "method": method,
         "model": model,
         "records": len(case.records),
-        "settings": settings,
+        "settings": settings | {"overlong": sum(probe.get("overlong", False) for probe in probes)},
         "scores": overall(rows, settings["format"]),
         "slices": slices(rows),
         "routing": routing(probes, fires=method not in EDITORS),
@@ -112,11 +112,10 @@ def scope_scores(rows: Sequence[Row]) -> Row:
 
 
 def _named(rows: Sequence[Row]) -> Iterator[str]:
-    """Every slice: the data's groups, and the places out of scope."""
+    """Every slice: the data's groups, the notes across them, and the places out of scope."""
     for row in rows:
         for probe in row["probes"]:
-            if probe["group"]:
-                yield probe["group"]
+            yield from (probe[name] for name in ("group", "note") if probe[name])
             if probe["place"] and probe["place"] != "in_scope":
                 yield probe["place"]
 
@@ -127,7 +126,7 @@ def slices(rows: Sequence[Row]) -> Row:
     for name in dict.fromkeys(_named(rows)):
 
         def here(probe: Row, name: str = name) -> bool:
-            return name in (probe["group"], probe["place"])
+            return name in (probe["group"], probe["note"], probe["place"])
 
         inside = [probe for row in rows for probe in row["probes"] if here(probe)]
         entry: Row = {"total": len(inside), "fired": sum(probe["fired"] > 0 for probe in inside), "right_fact": sum(probe["right_fact"] for probe in inside)}
