@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from cli import main
 from hybrid.evaluation import run as running
 from hybrid.evaluation.journal import Journal
+from hybrid.evaluation.loaders import load
 from hybrid.evaluation.methods import METHODS, Memory
 from hybrid.evaluation.run import Evaluation, Plan, invented
 from hybrid.memory import HybridMemory
@@ -112,6 +114,20 @@ def test_rivals_choose_from_the_same_candidates(shared_memory: HybridMemory) -> 
     assert [fired(method, near) for method in ("base", "hybrid", "ike", "rag", "cosine")] == [0, 1, 1, 1, 1]
     assert [fired(method, far) for method in ("base", "hybrid", "ike", "rag", "cosine")] == [0, 0, 1, 1, 0]
     assert fired("cosine", near, threshold=0.9999) == 0 and fired("cosine", far, threshold=0.0001) <= 1
+
+
+def test_a_record_alone_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    (record,) = load(write(tmp_path, "mquake"), "mquake").records
+    twice = replace(record, requests=(*record.requests, replace(record.requests[0], target_new="Otto Brill")))
+    with HybridMemory(tmp_path / "store") as memory:
+        memory.add_fact("{} was founded by", "Ada Quist", subject="Brill & Daughters")
+        before = [(fact.statement, fact.status) for fact in memory.ledger.facts()]
+        method = Memory("hybrid", memory, "single")
+        with method.only(twice):
+            statements = {fact.statement: fact.id for fact in memory.ledger.facts()}
+            assert set(statements) == {"Brill & Daughters was founded by Otto Brill", "Ines Varga was born in Quill"}
+            assert method.governed(twice, 2) == {statements["Brill & Daughters was founded by Otto Brill"]}
+        assert [(fact.statement, fact.status) for fact in memory.ledger.facts()] == before
 
 
 def test_compare(tmp_path: Path, results: dict[str, Path]) -> None:

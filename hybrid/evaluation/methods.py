@@ -21,7 +21,9 @@ from hybrid.editors import EDITORS
 from hybrid.evaluation.records import Record
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel, Prompt
+from hybrid.prompts import query_text
 from hybrid.request import Request
+from policies.conflict import Outcome
 from policies.scope import ScopePolicy
 from stores.errors import HybridError, NotFound
 from stores.events import now
@@ -126,17 +128,18 @@ class Memory:
 
     @contextmanager
     def only(self, record: Record) -> Iterator[None]:
-        """The record's facts, then forgotten."""
+        """The record's facts, then taken back; what they replaced is in force again."""
         if self.name == "base":
             yield
             return
-        added = [each.fact for each in self.memory.add_facts(record.requests)]
-        self._know([record], added, {fact.key: fact for fact in self.memory.ledger.facts()})
+        added = list(self.memory.add_facts(record.requests))
+        self._know([record], [each.fact for each in added], {fact.key: fact for fact in self.memory.ledger.facts()})
         try:
             yield
         finally:
-            for number in dict.fromkeys(fact.id for fact in added):
-                self.memory.forget(number)
+            for each in reversed(added):
+                if each.outcome is not Outcome.NOTHING:
+                    self.memory.undo(each.fact.id)
 
     def decide(self, query: str) -> Decision:
         """The production's decision for `hybrid`, the rivals' for the others."""
@@ -170,6 +173,11 @@ class Memory:
     def close(self) -> None:
         """Close the store."""
         self.memory.close()
+
+
+def plain_prompt(model: LanguageModel, query: str) -> Prompt:
+    """What the model alone is asked."""
+    return Prompt(query.strip(), True) if model.is_chat else Prompt(query_text(query))
 
 
 def open_method(

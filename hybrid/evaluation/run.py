@@ -20,12 +20,11 @@ from hybrid.embedder import file_hash
 from hybrid.evaluation.journal import Journal, open_folder
 from hybrid.evaluation.likelihood import mean_nll, sample
 from hybrid.evaluation.loaders import extra, load
-from hybrid.evaluation.methods import THRESHOLD, TOP_K, Loaded, Method, Mode, check_method, open_method
+from hybrid.evaluation.methods import THRESHOLD, TOP_K, Loaded, Method, Mode, check_method, open_method, plain_prompt
 from hybrid.evaluation.metrics import fluency, matches
 from hybrid.evaluation.records import Case, Probe, Record
 from hybrid.evaluation.score import scored
 from hybrid.model import LanguageModel, Prompt
-from hybrid.prompts import query_text
 from hybrid.request import Request
 from stores.errors import HybridError
 
@@ -231,11 +230,6 @@ def _timed(method: Method, query: str) -> tuple[Decision, float]:
     started = time.perf_counter()
     decision = method.decide(query)
     return decision, decision.timings_ms.get("route", (time.perf_counter() - started) * 1000)
-
-
-def plain_prompt(model: LanguageModel, query: str) -> Prompt:
-    """What the model alone is asked."""
-    return Prompt(query.strip(), True) if model.is_chat else Prompt(query_text(query))
 
 
 def unrelated_texts() -> list[str]:

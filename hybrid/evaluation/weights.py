@@ -14,10 +14,9 @@ from tqdm import tqdm
 from hybrid.answer import Decision
 from hybrid.editing import apply, edit, revert
 from hybrid.editors.requests import refuse_known
-from hybrid.evaluation.methods import Loaded, Mode
+from hybrid.evaluation.methods import Loaded, Mode, plain_prompt
 from hybrid.evaluation.records import Record
 from hybrid.model import LanguageModel, Prompt
-from hybrid.prompts import query_text
 from hybrid.request import Request
 from stores.deltas import Delta
 from stores.errors import BadRequest
@@ -101,7 +100,7 @@ class Weights:
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The model alone."""
-        return Prompt(query.strip(), True) if self.model.is_chat else Prompt(query_text(query))
+        return plain_prompt(self.model, query)
 
     def governed(self, record: Record, fact: int | None) -> frozenset[str]:
         """No fact fires."""
