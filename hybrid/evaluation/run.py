@@ -106,7 +106,7 @@ class Evaluation:
             used = getattr(method, "used", {})
         finally:
             method.close()
-        return scored(self.plan.method, self.model.name, self.case, self._settings(loaded, used), rows)
+        return scored(self.plan.method, self.model.name, self.case, self._settings(loaded, used), rows, sum(row["seconds"] for row in plain))
 
     def _settings(self, loaded: Loaded, used: dict[str, Any]) -> dict[str, Any]:
         case = self.case

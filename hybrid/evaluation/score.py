@@ -29,7 +29,7 @@ PAPERS: dict[str, tuple[str, Value]] = {
 """The papers' scores: whether the wanted answer is more probable than the other."""
 
 
-def scored(method: str, model: str, case: Case, settings: Row, rows: Sequence[Row]) -> Row:
+def scored(method: str, model: str, case: Case, settings: Row, rows: Sequence[Row], unedited_seconds: float = 0.0) -> Row:
     """The result of a run."""
     probes = [probe for row in rows for probe in row["probes"]]
     return {
@@ -40,7 +40,7 @@ def scored(method: str, model: str, case: Case, settings: Row, rows: Sequence[Ro
         "scores": overall(rows, settings["format"]),
         "slices": slices(rows),
         "routing": routing(probes, fires=method not in EDITORS),
-        "timings": timings(rows, probes),
+        "timings": timings(rows, probes) | {"unedited_seconds": round(unedited_seconds, 3)},
     }
 
 
@@ -154,7 +154,10 @@ def routing(probes: Sequence[Row], *, fires: bool) -> Row:
 
 
 def timings(rows: Sequence[Row], probes: Sequence[Row]) -> Row:
-    """Seconds in all, and milliseconds a query: deciding, generating, both."""
+    """Seconds from loading to the last judgement, and milliseconds a query: deciding, generating, both.
+
+    An answer that is the unedited model's, prompt and weights alike, is not made twice; a query counts what it took the first time.
+    """
     count = max(1, len(probes))
     deciding, generating = sum(p["ms"] for p in probes) / count, sum(p.get("generate_ms", 0.0) for p in probes) / count
     return {
