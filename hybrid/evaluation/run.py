@@ -26,6 +26,7 @@ from hybrid.evaluation.records import Case, Probe, Record
 from hybrid.evaluation.score import scored
 from hybrid.model import LanguageModel, Prompt
 from hybrid.request import Request
+from hybrid.scope.scorer import WEIGHTS
 from stores.errors import HybridError
 
 TOGETHER = 16
@@ -89,6 +90,8 @@ class Evaluation:
     def identity(self) -> dict[str, Any]:
         """The plan as plain data, with hashes of what it rests on."""
         known = {**asdict(self.plan), "file": self.plan.file.name, "file_hash": file_hash(self.plan.file), "model": str(self.model.identity)}
+        if self.plan.method in ("hybrid", "ike"):
+            known["scope_hash"] = file_hash(WEIGHTS / "manifest.json")  # which knows the classifier's weights and calibration
         if self.plan.loads is not None and not self.plan.loads.isdigit():
             known["loads_hash"] = file_hash(Path(self.plan.loads))
         return known
