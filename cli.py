@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import editing
+from hybrid.commands import editing, evaluation
 from stores.errors import HybridError, NotFound
 
 if TYPE_CHECKING:
@@ -498,7 +498,7 @@ TITLES = {
 }
 
 
-for command in (editing.edit, editing.stats, editing.trace, editing.locate):
+for command in (editing.edit, editing.stats, editing.trace, editing.locate, evaluation.evaluation):
     main.add_command(command)
 
 
