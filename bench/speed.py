@@ -48,7 +48,7 @@ from stores.records import Fact
 from stores.values import ValueStore
 from tests import reference
 
-DEFAULTS = {"layers": (1, 2), "steps": 25, "lr": 5.0, "clamp": 4.0, "decay": 0.001, "weight": 30.0, "questions": 0}
+DEFAULTS = {"layers": (1, 2), "steps": 25, "lr": 5.0, "clamp": 4.0, "decay": 0.001, "weight": 30.0, "questions": 0, "wordings": 0}
 REPEATS = 3
 
 COUNTRIES = {
