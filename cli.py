@@ -295,6 +295,21 @@ def facts_export(memory: HybridMemory, as_json: bool) -> None:
         show(row)
 
 
+def _hold(kind: str | None, said: str, about: str) -> None:
+    @facts_group.command(kind or "release", help=f"{about}\n\n\b\nExample:\n  hybrid facts {kind or 'release'} 01KAJ8")
+    @click.argument("fact_ids", nargs=-1, required=True, metavar="FACT_ID...")
+    @store_options
+    def command(memory: HybridMemory, fact_ids: tuple[str, ...], as_json: bool) -> None:
+        for fact in [memory.ledger.get(each) for each in fact_ids]:
+            memory.stability.hold(fact.id, kind, memory.author)
+            show({"id": fact.id, "held": kind}) if as_json else click.echo(f"{said}: {fact.statement}.")
+
+
+_hold("pin", "Pinned", "Let facts go into the weights at the next consolidation, without waiting for them to prove stable.")
+_hold("hold", "Held back", "Keep facts in memory, out of the weights.")
+_hold(None, "Released", "Take back a pin or a hold, and let facts that failed their check try again.")
+
+
 @main.command()
 @click.argument("fact_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -33,6 +33,7 @@ from stores.events import now
 from stores.identity import hold_to
 from stores.ledger import Change, Ledger, superseding
 from stores.records import Fact
+from stores.stability import Stability
 from stores.vectors import VectorIndex
 
 
@@ -63,6 +64,7 @@ class HybridMemory:
         self.folder = Path(store)
         self.author = author or os.environ.get("HYBRID_AUTHOR") or getpass.getuser()
         self.ledger = Ledger(self.folder / "ledger.db", actor=self.author)
+        self.stability = Stability(self.ledger)
         self.model = LanguageModel(model or self.ledger.setting("model") or POCKET, device)
         self.embedder = Embedder(embedder or self.ledger.setting("embedder") or DEFAULT, device)
         self.scope = scope or ScopePolicy()
@@ -114,6 +116,7 @@ class HybridMemory:
                 current = self.ledger.active(fact.key)
                 outcome = decide(fact, current)
                 if current is not None and outcome is Outcome.NOTHING:
+                    self.stability.confirm(current.id, self.author)
                     done.append(Added(current, outcome))
                     continue
                 fact = superseding(fact, current)
