@@ -24,6 +24,8 @@ class Candidate:
     """'pin' or 'hold', by hand."""
     failed: str | None = None
     """Why it failed its check before, under the same settings."""
+    in_weights: bool = False
+    """The live generation answers for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class ConsolidationPolicy:
     """When a fact counts as stable, and what the weights cannot hold.
 
     A fact is stable when it is `min_age_hours` old and was answered or confirmed often enough, or when it has stood for
-    `settled_days`; each new value of a fact begins anew. A pinned fact, and every fact of a forced run, need not wait.
+    `settled_days`; each new value of a fact begins anew. A pinned fact, one that is in the weights already, and every fact of a
+    forced run need not wait.
     """
 
     min_age_hours: float = 24.0
@@ -86,6 +89,8 @@ class ConsolidationPolicy:
             return Verdict(fact, False, reason)
         if candidate.held == "pin":
             return Verdict(fact, True, "pinned")
+        if candidate.in_weights:
+            return Verdict(fact, True, "in the weights already")
         if force:
             return Verdict(fact, True, "forced")
         hours = (datetime.fromisoformat(moment) - datetime.fromisoformat(fact.created_at)).total_seconds() / 3600
@@ -172,16 +177,20 @@ class Limits:
             found.append(f"{probes:.1%} of the probes hold")
         return found
 
-    def affordable(self, costs: Sequence[float], drift: float) -> int:
+    def affordable(self, costs: Sequence[float], total: float, drift: float) -> int:
         """How many of the cheapest facts to keep when the drift is too large.
 
         Perplexity drifts with the square of the change, to first order; so the sum of squared costs is brought under the limit.
+
+        Args:
+            costs: of the facts that could stay.
+            total: sum of the squares of all costs that led to the drift.
         """
-        budget = sum(cost**2 for cost in costs) * min(1.0, 0.9 * self.max_perplexity_drift / drift)
-        kept, total = 0, 0.0
+        budget = total * min(1.0, 0.9 * self.max_perplexity_drift / drift)
+        kept, spent = 0, 0.0
         for cost in sorted(costs):
-            total += cost**2
-            if total > budget:
+            spent += cost**2
+            if spent > budget:
                 break
             kept += 1
-        return min(kept, len(costs) - 1)
+        return kept

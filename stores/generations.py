@@ -116,6 +116,11 @@ class Generations:
         )
         return {row[0] for row in found}
 
+    def in_live(self) -> set[str]:
+        """All facts that the live generation answers for."""
+        rows = self.db.execute("SELECT fact_id FROM generation_facts JOIN generations ON number = generation WHERE live = 1 AND passed = 1")
+        return {row[0] for row in rows}
+
     def holding(self, fact_ids: Iterable[str]) -> list[int]:
         """Kept generations that hold any of these facts."""
         ids = list(fact_ids)
