@@ -92,9 +92,9 @@ def test_limits() -> None:
     limits = Limits()
     assert limits.broken(locality=1, drift=0.01, fluency=1, probes=1) == []
     assert len(limits.broken(locality=0.98, drift=0.02, fluency=0.5, probes=0.5)) == 4
-    assert limits.affordable([1.0] * 100, drift=0.02) == 45
-    assert limits.affordable([1.0, 10.0], drift=0.0101) == 1
-    assert limits.affordable([1.0], drift=1.0) == 0
+    assert limits.affordable([1.0] * 100, 100.0, drift=0.02) == 45
+    assert limits.affordable([10.0, 1.0], 101.0, drift=0.0101) == 1
+    assert limits.affordable([1.0], 1.0, drift=1.0) == 0
 
 
 @settings(deadline=None, max_examples=30)
