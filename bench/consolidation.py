@@ -119,7 +119,7 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
             "in_weights": len(memory.generations.in_live()), "memory_on": round(sum(says(a.text, c.fact) for a, c in zip(asked, so_far, strict=True)) / len(asked), 4),
             "routes": {route: sum(a.route == route for a in asked) for route in sorted({a.route for a in asked})},
             "weights_hash": memory.generations.live() and memory.generations.manifest(memory.generations.live()).weights_hash,
-            "rounds": len(done.rounds), "broken": done.broken, "seconds": round(seconds, 2), "steps": done.seconds,
+            "rounds": len(done.rounds), "left_out": sorted(done.dropped.values()), "broken": done.broken, "seconds": round(seconds, 2), "steps": done.seconds,
         }  # fmt: skip
         rows.append(row)
         click.echo(json.dumps(row), err=True)
@@ -180,6 +180,7 @@ def at_once(cases: Sequence[Case], name: str, folder: Path, limits: Limits, othe
             )
         with_it = added.id in memory.generations.in_live()
         memory.forget(added.id)
+        memory.consolidate(force=True, limits=limits)
         live = memory.generations.live()
         after = memory.generations.manifest(live).weights_hash if live else None
         return found | {"one_more_in_weights": with_it, "hash_back_after_forgetting": before == after}

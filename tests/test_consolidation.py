@@ -254,6 +254,18 @@ def test_broken_limits_keep_the_old_generation(memory: HybridMemory) -> None:
     assert "Not live" in (memory.generations.folder / "refused" / "report.html").read_text(encoding="utf-8")
 
 
+def test_what_finds_no_room_within_the_limits_is_tried_again_when_the_set_changes(memory: HybridMemory) -> None:
+    facts = add(memory, *ISLES[:3])
+    tight = Limits(min_phrasings=0, min_locality=1, max_perplexity_drift=100, min_fluency=0)
+    made = consolidated(memory, limits=tight)
+    assert made.generation is None and all("answers around it" in why for why in made.dropped.values())
+    assert consolidated(memory, limits=tight).unchanged, "the same facts need not be tried twice"
+    add(memory, "Tirn")
+    again = consolidated(memory, limits=tight)
+    assert not again.unchanged and facts["Orsa"].id in again.dropped, "it was a candidate again"
+    assert consolidated(memory).generation == 1 and len(memory.generations.in_live()) == 4
+
+
 def test_a_probe_keeps_out_what_breaks_it(memory: HybridMemory) -> None:
     fact = add(memory, "Quay")["Quay"]
     before = memory.ask("The ferry port of Quay", route="base").text

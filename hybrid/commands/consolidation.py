@@ -149,7 +149,7 @@ def _tell(memory: HybridMemory, done: Result, report: Path | None) -> None:
     for fact_id, why in done.dropped.items():
         click.echo(f"  stays in memory: {memory.ledger.get(fact_id).statement}.  ({why})", err=True)
     if done.unchanged:
-        click.echo(f"Nothing to do: generation {memory.generations.live()} holds all that may go into the weights ({waiting} facts stay in memory).")
+        click.echo(f"Nothing to do: generation {memory.generations.live()} holds all that the weights can take ({waiting} facts wait or stay in memory).")
     elif done.generation and done.verification is not None:
         figures = done.verification.figures()
         click.echo(

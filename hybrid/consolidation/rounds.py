@@ -27,8 +27,9 @@ VICTIMS = 4
 class Rounds:
     """The search for a set that passes, on a model at its base weights.
 
-    Attributes after `settle`: `chosen`, `solution`, `verification` (None if no fact is left), `dropped` (reason by fact id),
-    `broken` (limits that the last candidate breaks) and `history` (figures of each round).
+    Attributes after `settle`: `chosen`, `solution`, `verification` (None if no fact is left), `dropped` (reason by fact id), `failed` (those of
+    them that failed for themselves, and not for want of room within the limits), `broken` (limits that the last candidate
+    breaks) and `history` (figures of each round).
     """
 
     def __init__(self, model: LanguageModel, solver: Solver, examiner: Examiner, limits: Limits, seconds: dict[str, float]):
@@ -37,6 +38,7 @@ class Rounds:
         self.solution: Solution | None = None
         self.verification: Verification | None = None
         self.dropped: dict[str, str] = {}
+        self.failed: set[str] = set()
         self.broken: list[str] = []
         self.history: list[dict[str, Any]] = []
 
@@ -64,9 +66,11 @@ class Rounds:
             log.info("round %d: %d facts, %d fail, %s", number, len(chosen), len(failing), self.broken or "within the limits")
             if number == self.limits.rounds or not (failing or self.broken):
                 self.dropped |= failing  # in the last round they stay in the set, and memory answers for them
+                self.failed |= failing.keys()
                 return
             leaving = self._leaving(chosen, self.solution, found)
             self.dropped |= leaving
+            self.failed |= failing.keys() & leaving.keys()
             chosen = [fact for fact in chosen if fact.id not in leaving]
 
     def tried(self, facts: Sequence[Fact]) -> tuple[Solution, Verification]:

@@ -20,6 +20,7 @@ from policies.consolidation import ConsolidationPolicy, Limits, Verdict
 from stores.errors import HybridError
 from stores.generations import Draft
 from stores.records import Fact
+from stores.values import content_key
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
@@ -71,7 +72,7 @@ def consolidate(
     chosen = None if method is None and settings is None else (method or remembered(memory)[0], settings or {})
     policy, limits = policy or ConsolidationPolicy(), limits or Limits()
     with Workshop(memory, chosen).open() as shop:
-        return Run(shop, limits, probes).go(shop.verdicts(policy, limits, force=force, retry=retry))
+        return Run(shop, limits, probes).go(shop.verdicts(policy, limits, force=force, retry=retry), again=retry)
 
 
 class Run:
@@ -83,17 +84,18 @@ class Run:
         self.examiner = Examiner(self.memory.model, shop.cache, self.memory.stability.note_keys, probes)
         self.rounds = Rounds(self.memory.model, self.solver, self.examiner, limits, self.seconds)
 
-    def go(self, verdicts: list[Verdict]) -> Result:
-        """From verdicts to a live generation."""
+    def go(self, verdicts: list[Verdict], *, again: bool = False) -> Result:
+        """From verdicts to a live generation; `again` even if the same facts have been tried before."""
         result = Result(verdicts)
         eligible = [verdict.fact for verdict in verdicts if verdict.eligible]
-        if self.is_live(eligible):
+        if self.is_live(eligible) or (not again and self.is_settled(eligible)):
             result.unchanged = True
             return result
         if eligible:
             number = self.memory.stability.begin_run(fact.id for fact in eligible)
             self.rounds.settle(self.prepared(eligible))
-            self.memory.stability.mark(number, self.rounds.dropped, self.shop.key(self.limits))
+            failed = {each: why for each, why in self.rounds.dropped.items() if each in self.rounds.failed}
+            self.memory.stability.mark(number, failed, self.shop.key(self.limits))
         self.fill(result)
         if result.verification is None:
             if not self.is_live([]):  # nothing is left to hold
@@ -103,7 +105,20 @@ class Run:
             report.write_refused(self.memory, result)
         else:
             self.publish(result)
+        if not result.broken:
+            left = [fact for fact in eligible if fact.id not in self.rounds.failed]  # those that failed are not eligible any more
+            self.memory.ledger.set("settled", self._tried(left))
         return result
+
+    def is_settled(self, facts: Sequence[Fact]) -> bool:
+        """Whether the last run tried these very facts, within these limits, and its generation is still live and whole."""
+        if self.examiner.probes or self.memory.ledger.setting("settled") != self._tried(facts):
+            return False
+        live = self.memory.generations.live()
+        return live == 0 or self.is_live([self.memory.ledger.get(each) for each in self.memory.generations.manifest(live).fact_ids])
+
+    def _tried(self, facts: Sequence[Fact]) -> str:
+        return content_key(facts=[fact.id for fact in facts], key=self.shop.key(self.limits), live=self.memory.generations.live())
 
     def fill(self, result: Result) -> None:
         """What the rounds came to."""
@@ -135,6 +150,7 @@ class Run:
             keys, refused = self.solver.fill_values([fact for fact in facts if fact.id not in dropped])
         self.memory.stability.note_keys(keys.items())
         dropped |= refused
+        self.rounds.failed |= dropped.keys()
         return [fact for fact in facts if fact.id not in dropped]
 
     def publish(self, result: Result) -> None:
