@@ -429,6 +429,8 @@ def paths(store: Path | None, as_json: bool) -> None:
         "store": folder,
         "ledger": folder / "ledger.db",
         "vectors": folder / "vectors.faiss",
+        "generations": folder / "generations",
+        "cached values": folder / "values.db",
         "pocket model": here / "pocket" / "weights",
         "scope classifier": here / "scope" / "weights",
     }

@@ -333,6 +333,16 @@ def test_forgetting_leaves_nothing_behind(memory: HybridMemory, store: Path) -> 
     assert (last.generation, memory.generations.numbers(), held(memory)) == (0, [], memory.generations.base_hash())
 
 
+def test_forgetting_solves_as_the_live_generation_was_made(memory: HybridMemory) -> None:
+    add(memory, *ISLES[:2])
+    one = consolidated(memory).weights_hash
+    facts = add(memory, "Quay")
+    consolidated(memory)
+    memory.ledger.set("consolidation", json.dumps(["memit", {**SETTINGS, "weight": "7"}]))
+    assert forget(memory, facts["Quay"]).weights_hash == one
+    assert consolidated(memory, settings={**SETTINGS, "weight": "7"}).weights_hash != one
+
+
 def test_a_fact_that_failed_beside_a_forgotten_one_may_try_again(memory: HybridMemory) -> None:
     facts = add(memory, *ISLES[:2])
     run = memory.stability.begin_run([fact.id for fact in facts.values()])

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid.consolidation.solver import Solver, added
+from hybrid.consolidation.solver import added
 from hybrid.consolidation.workshop import Workshop
 from hybrid.fingerprint import combined, tensor_hashes
 from stores.errors import NotFound
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
-
-SURROUNDINGS = ("threads", "device", "dtype", "statistics")
-"""Settings that are not the editor's."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,7 @@ def verify(memory: HybridMemory, number: int, *, solve: bool = False) -> list[Pr
             found = combined(tensor_hashes(memory.model.model))
         proofs.append(Proof("weights", found == manifest.weights_hash, f"base and factors give {found[:16]}, verified was {manifest.weights_hash[:16]}"))
         if solve:
-            given = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.settings.items() if k not in SURROUNDINGS}
-            solver = Solver(memory.model, manifest.method, given, shop.cache, int(manifest.settings["threads"]))
-            _ = solver.base_hashes
+            solver = shop.as_made(manifest)
             facts = [memory.ledger.get(each) for each in manifest.fact_ids]
             if gone := [fact.id for fact in facts if fact.status == "forgotten"]:
                 raise NotFound(f"fact {gone[0]} of generation {number} was forgotten, so it cannot be solved again; `hybrid generations prune` deletes it")

@@ -36,6 +36,7 @@ class LiveWeights:
         self.number = 0
         self.originals: dict[str, Tensor] = {}
         self.uses: Counter[str] = Counter()
+        self.sound: set[str] = set()
         self.pending: Counter[str] = Counter()
 
     # -- which weights -----------------------------------------------------------------------
@@ -81,6 +82,8 @@ class LiveWeights:
         if self.originals:
             revert(self.model, self.originals)
         self.originals, self.number = {}, 0
+        self.uses.clear()
+        self.sound.clear()
 
     def at(self, generation: int) -> AbstractContextManager[None]:
         """The base weights if 0 is asked for, else those that are live."""
@@ -108,14 +111,15 @@ class LiveWeights:
     def said(self, query: str, facts: Iterable[Fact], max_new_tokens: int) -> str | None:
         """The weights' answer to a query that facts govern, or None if it is none of their targets: then memory must answer.
 
-        Every so many uses of a fact, and when an answer is wrong, its own checks are asked again.
+        Every so many uses of a fact, and when an answer is wrong for the first time, its own prompt is asked again.
         """
         facts, chat = list(facts), self.model.is_chat
         text = self.model.complete(Prompt(query.strip() if chat else query_text(query), chat), max_new_tokens)
         right = any(says(text, fact, chat=chat) for fact in facts)
         for fact in facts:
             self.uses[fact.id] += 1
-            if not right or self.uses[fact.id] % EVERY == 0:
+            if self.uses[fact.id] % EVERY == 0 or not (right or fact.id in self.sound):
+                self.sound.add(fact.id)
                 self.spot_check([fact])
         return text if right else None
 

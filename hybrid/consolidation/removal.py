@@ -80,6 +80,7 @@ def without(memory: HybridMemory, ids: Sequence[str]) -> Result:
         by_id = {fact.id: fact for fact in memory.ledger.facts()}
         staying = [by_id[each] for each in manifest.fact_ids if each not in set(ids) and each in by_id]
         limits = Limits(**manifest.verification["limits"])
+        shop.solver = shop.as_made(manifest)
         run, result = Run(shop, limits), Result([Verdict(fact, True, "stays") for fact in staying])
         if not staying:
             memory.generations.go_live(0, why="empty")

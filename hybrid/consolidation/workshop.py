@@ -13,12 +13,17 @@ from hybrid.consolidation.solver import Solver
 from hybrid.editors.published import typed
 from policies.consolidation import Candidate, ConsolidationPolicy, Limits, Verdict
 from stores.events import now
+from stores.generations import Manifest
 from stores.identity import hold_to
 from stores.lock import exclusive
 from stores.values import ValueStore, content_key
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
+
+
+SURROUNDINGS = ("threads", "device", "dtype", "statistics")
+"""Settings of a generation that are not the editor's."""
 
 
 class Workshop:
@@ -52,6 +57,13 @@ class Workshop:
             finally:
                 self.cache.close()
                 memory.weights.refresh()
+
+    def as_made(self, manifest: Manifest) -> Solver:
+        """The solver that a generation was made with, whatever the store's settings are by now."""
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in manifest.settings.items() if name not in SURROUNDINGS}
+        solver = Solver(self.memory.model, manifest.method, given, self.cache, int(manifest.settings["threads"]))
+        solver.base_hashes = self.solver.base_hashes
+        return solver
 
     def verdicts(self, policy: ConsolidationPolicy, limits: Limits, *, force: bool, retry: bool) -> list[Verdict]:
         """The policy's verdict on every fact in force."""
