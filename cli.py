@@ -290,7 +290,8 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
         return
     click.echo(f"Forgotten: {', '.join(done.ids)}")
     if done.generation is not None:
-        click.echo(f"It was in the weights: generation {done.generation}, solved without it, is live (weights {str(done.weights_hash)[:16]}).")
+        instead = f"generation {done.generation}, solved without it," if done.generation else "the base"
+        click.echo(f"It was in the weights: {instead} is live now (weights {str(done.weights_hash)[:16]}).")
     if done.pruned:
         click.echo(f"Deleted, for they held it: generations {', '.join(map(str, done.pruned))}")
     for path in done.exports:
