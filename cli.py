@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import consolidation, editing
+from hybrid.commands import consolidation, editing, generations, schedule
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -481,7 +481,7 @@ TITLES = {
 }
 
 
-for command in (consolidation.consolidate, consolidation.generations, consolidation.cron, editing.edit, editing.stats, editing.trace, editing.locate):
+for command in (consolidation.consolidate, generations.generations, schedule.cron, editing.edit, editing.stats, editing.trace, editing.locate):
     main.add_command(command)
 
 
