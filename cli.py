@@ -5,18 +5,16 @@ Nothing heavy is imported at the top: `hybrid --help` must not load torch.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import editing, evaluation
+from hybrid.commands import consolidation, editing, evaluation, generations, schedule
+from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
 if TYPE_CHECKING:
@@ -43,13 +41,6 @@ class Program(click.Group):
         return list(self.commands)
 
 
-def default_store() -> Path:
-    """`HYBRID_HOME`, or the user's data folder."""
-    from platformdirs import user_data_path
-
-    return Path(os.environ["HYBRID_HOME"]) if os.environ.get("HYBRID_HOME") else user_data_path("hybrid")
-
-
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hybrid-memory")
 def main() -> None:
@@ -57,41 +48,6 @@ def main() -> None:
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 locked.
     """
-
-
-def store_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--store, --model, --embedder and --json; the command gets an open memory as its first argument."""
-
-    @click.option("--store", type=click.Path(file_okay=False, path_type=Path), envvar="HYBRID_HOME", help="Folder of the store.  [env: HYBRID_HOME]")
-    @click.option("--model", help="Hugging Face causal model, by name or folder; remembered by the store.  [default: pocket]")
-    @click.option("--embedder", help="sentence-transformers model, by name or folder; remembered.  [default: all-MiniLM-L6-v2]")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-    @wraps(command)
-    def opened(store: Path | None, model: str | None, embedder: str | None, as_json: bool, **options: Any) -> None:
-        _quiet()
-        with _open(store, model, embedder) as memory:
-            command(memory, as_json=as_json, **options)
-
-    return opened
-
-
-def _quiet() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-@contextmanager
-def _open(store: Path | None, model: str | None, embedder: str | None) -> Iterator[HybridMemory]:
-    from hybrid.memory import HybridMemory
-
-    with HybridMemory(store or default_store(), model=model, embedder=embedder) as memory:
-        yield memory
-
-
-def show(value: Any) -> None:
-    """One JSON value on a line of stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def _added(added: Added) -> dict[str, Any]:
@@ -295,12 +251,27 @@ def facts_export(memory: HybridMemory, as_json: bool) -> None:
         show(row)
 
 
+def _hold(kind: str | None, said: str, about: str) -> None:
+    @facts_group.command(kind or "release", help=f"{about}\n\n\b\nExample:\n  hybrid facts {kind or 'release'} 01KAJ8")
+    @click.argument("fact_ids", nargs=-1, required=True, metavar="FACT_ID...")
+    @store_options
+    def command(memory: HybridMemory, fact_ids: tuple[str, ...], as_json: bool) -> None:
+        for fact in [memory.ledger.get(each) for each in fact_ids]:
+            memory.stability.hold(fact.id, kind, memory.author)
+            show({"id": fact.id, "held": kind}) if as_json else click.echo(f"{said}: {fact.statement}.")
+
+
+_hold("pin", "Pinned", "Let facts go into the weights at the next consolidation, without waiting for them to prove stable.")
+_hold("hold", "Held back", "Keep facts in memory, out of the weights.")
+_hold(None, "Released", "Take back a pin or a hold, and let facts that failed their check try again.")
+
+
 @main.command()
 @click.argument("fact_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_options
 def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None:
-    """Erase a fact and its history; a tombstone without content remains.
+    """Erase a fact and its history, from memory and weights; a tombstone without content remains.
 
     \b
     Example:
@@ -311,8 +282,20 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
         raise NotFound(f"fact {fact.id} has been forgotten already")
     if not yes:
         click.confirm(f"Forget for good: {fact.statement}?", abort=True, err=True)
-    gone = memory.forget(fact.id)
-    show({"forgotten": gone}) if as_json else click.echo(f"Forgotten: {', '.join(gone)}")
+    from hybrid.consolidation.removal import forget as erase
+
+    done = erase(memory, fact)
+    if as_json:
+        show({"forgotten": done.ids, "generation": done.generation, "weights_hash": done.weights_hash, "pruned": done.pruned, "exports": done.exports})
+        return
+    click.echo(f"Forgotten: {', '.join(done.ids)}")
+    if done.generation is not None:
+        instead = f"generation {done.generation}, solved without it," if done.generation else "the base"
+        click.echo(f"It was in the weights: {instead} is live now (weights {str(done.weights_hash)[:16]}).")
+    if done.pruned:
+        click.echo(f"Deleted, for they held it: generations {', '.join(map(str, done.pruned))}")
+    for path in done.exports:
+        click.echo(f"An export still holds it; delete it: {path}", err=True)
 
 
 # -- queries ---------------------------------------------------------------------------------
@@ -320,7 +303,7 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
 
 @main.command()
 @click.argument("query")
-@click.option("--route", type=click.Choice(["base", "ike"]), help="Take this route, whatever the scores say.")
+@click.option("--route", type=click.Choice(["base", "ike", "weights"]), help="Take this route, whatever the scores say.")
 @click.option("--namespace", "namespaces", multiple=True, help="Only facts of this namespace; may be repeated.")
 @click.option("--explain", is_flag=True, help="Show candidates, scores and the decision.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
@@ -449,6 +432,8 @@ def paths(store: Path | None, as_json: bool) -> None:
         "store": folder,
         "ledger": folder / "ledger.db",
         "vectors": folder / "vectors.faiss",
+        "generations": folder / "generations",
+        "cached values": folder / "values.db",
         "pocket model": here / "pocket" / "weights",
         "scope classifier": here / "scope" / "weights",
     }
@@ -470,11 +455,11 @@ def demo(as_json: bool) -> None:
     """
     from tempfile import TemporaryDirectory
 
-    _quiet()
+    quiet()
     from hybrid.demo import Row, play
 
     kind = ""
-    with TemporaryDirectory(prefix="hybrid-demo-") as folder, _open(Path(folder), "pocket", None) as memory:
+    with TemporaryDirectory(prefix="hybrid-demo-") as folder, open_store(Path(folder), "pocket", None) as memory:
         for line in play(memory):
             if as_json:
                 show({"event": line} if isinstance(line, str) else vars(line))
@@ -498,7 +483,16 @@ TITLES = {
 }
 
 
-for command in (editing.edit, editing.stats, editing.trace, editing.locate, evaluation.evaluation):
+for command in (
+    consolidation.consolidate,
+    generations.generations,
+    schedule.cron,
+    editing.edit,
+    editing.stats,
+    editing.trace,
+    editing.locate,
+    evaluation.evaluation,
+):
     main.add_command(command)
 
 

@@ -16,6 +16,10 @@ class Decision:
     governing: tuple[Hit, ...] = ()
     candidates: tuple[Hit, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+    generation: int = 0
+    """The weights that answer; 0 is the base."""
+    said: str | None = None
+    """What the weights answered when they were tried."""
 
 
 @dataclass(frozen=True, slots=True)

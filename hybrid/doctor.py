@@ -56,7 +56,21 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         answer = memory.ask("The capital of France is", route="base", max_new_tokens=4)
         return f"{memory.model.identity}; it says: The capital of France is {answer.text}"
 
-    parts: dict[str, Callable[[], str]] = {"ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model}
+    def weights() -> str:
+        number = memory.weights.refresh()
+        if number == 0:
+            return "the base weights; no generation is live"
+        held = [fact for fact in memory.ledger.facts() if fact.id in memory.generations.in_live()]
+        lost = memory.weights.spot_check(held)
+        if lost:
+            raise HybridError(
+                f"{len(lost)} of {len(held)} facts are not said any more and moved back to memory, such as {lost[0].statement!r}; run `hybrid consolidate`"
+            )
+        return f"generation {number} is what was verified, and says all its {len(held)} facts"
+
+    parts: dict[str, Callable[[], str]] = {
+        "ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model, "weights": weights,
+    }  # fmt: skip
     for name, part in parts.items():
         try:
             yield Check(name, True, part())
@@ -70,6 +84,9 @@ def adopt(memory: HybridMemory) -> int:
     vectors = memory.embedder.embed([fact.statement for fact in facts], progress=len(facts) > 500)
     rows = zip(memory.ledger.numbers(), (vector.astype("<f4").tobytes() for vector in vectors), strict=True)
     memory.ledger.replace_vectors(rows, memory.embedder.identity)
+    former = memory.ledger.identity("model")
+    if memory.generations.live() and former is not None and former.weights_hash != memory.model.identity.weights_hash:
+        memory.generations.go_live(0, why="reindex")  # its weights belong to the former model
     memory.ledger.identify("model", memory.model.identity)
     for role, name in (("model", memory.model.name), ("embedder", memory.embedder.name)):
         memory.ledger.set(role, name)

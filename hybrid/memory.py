@@ -2,6 +2,7 @@
 
 A fact: cue -> `Fact` -> conflict policy -> ledger (one transaction) -> vectors. No language model runs.
 A query: embed, search, score, decide (`Router`), then answer with or without the governing facts (`Answerer`).
+A consolidation: stable facts -> values -> one solve -> verified with the memory off -> a generation -> live (`LiveWeights`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import getpass
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from ulid import ULID
-
+from hybrid import facts
 from hybrid.answer import Answer, Decision
 from hybrid.answerers import Answerer
+from hybrid.consolidation import removal
+from hybrid.consolidation.live import LiveWeights
+from hybrid.consolidation.run import Result, consolidate
+from hybrid.consolidation.serving import decide
 from hybrid.doctor import adopt
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.model import POCKET, LanguageModel
@@ -26,14 +30,14 @@ from hybrid.request import Added, Request, from_cue
 from hybrid.router import Router
 from hybrid.scope.evidence import Witness
 from hybrid.scope.scorer import ScopeScorer
-from policies.conflict import Outcome, decide
 from policies.scope import ScopePolicy
 from stores.deltas import Delta
-from stores.errors import NotFound
 from stores.events import now
+from stores.generations import Generations
 from stores.identity import hold_to
-from stores.ledger import Change, Ledger, superseding
+from stores.ledger import Ledger
 from stores.records import Fact
+from stores.stability import Stability
 from stores.vectors import VectorIndex
 
 
@@ -64,6 +68,8 @@ class HybridMemory:
         self.folder = Path(store)
         self.author = author or os.environ.get("HYBRID_AUTHOR") or getpass.getuser()
         self.ledger = Ledger(self.folder / "ledger.db", actor=self.author)
+        self.stability = Stability(self.ledger)
+        self.generations = Generations(self.ledger, self.folder / "generations")
         self.model = LanguageModel(model or self.ledger.setting("model") or POCKET, device)
         self.embedder = Embedder(embedder or self.ledger.setting("embedder") or DEFAULT, device)
         self.scope = scope or ScopePolicy()
@@ -80,7 +86,12 @@ class HybridMemory:
     @cached_property
     def router(self) -> Router:
         """Decides which facts govern a query."""
-        return Router(self.ledger, self.index, self.embedder, Witness(ScopeScorer(), self.embedder), self.scope)
+        return Router(self.ledger, self.index, self.embedder, Witness(ScopeScorer(), self.embedder), self.scope, self.generations.in_weights)
+
+    @cached_property
+    def weights(self) -> LiveWeights:
+        """Keeps the model at the live generation."""
+        return LiveWeights(self.model, self.generations, self.stability)
 
     @cached_property
     def answerer(self) -> Answerer:
@@ -96,57 +107,28 @@ class HybridMemory:
         Raises:
             CueError: if the cue was not understood; nothing is stored.
         """
-        return self._write([from_cue(cue, target, **fields)])[0]  # type: ignore[arg-type]
+        return facts.write(self, [from_cue(cue, target, **fields)])[0]  # type: ignore[arg-type]
 
     def add_facts(self, requests: Iterable[Request], *, batch: int = 256) -> Iterator[Added]:
         """Add many, a transaction a batch; what has been yielded is stored for good."""
         waiting = iter(requests)
         while group := list(islice(waiting, batch)):
-            yield from self._write(group)
-
-    def _write(self, requests: Sequence[Request]) -> list[Added]:
-        _ = self.index  # checks the embedder before anything is computed
-        prepared = [request.checked() for request in requests]
-        vectors = self.embedder.embed([request.statement for request in prepared])
-        done: list[Added] = []
-        with self.ledger.transaction():
-            for request, vector in zip(prepared, vectors, strict=True):
-                fact = request.to_fact(str(ULID()), self.author, now())
-                current = self.ledger.active(fact.key)
-                outcome = decide(fact, current)
-                if current is not None and outcome is Outcome.NOTHING:
-                    done.append(Added(current, outcome))
-                    continue
-                fact = superseding(fact, current)
-                self.ledger.write([Change(fact, vector.astype("<f4").tobytes(), current)], self.author)
-                done.append(Added(fact, outcome, current))
-        return done
+            yield from facts.write(self, group)
 
     def forget(self, fact_id: str) -> list[str]:
-        """Erase a fact with its history, from the ledger, the index and its file; returns the ids of the tombstones."""
-        gone = self.ledger.forget(self.ledger.get(fact_id), self.author)
-        self.save()
-        return gone
+        """Erase a fact with its history: from ledger, index, cached values, the weights and every generation that holds it.
+
+        Returns the ids of the tombstones; `hybrid.consolidation.removal.forget` says more about what was done.
+        """
+        return removal.forget(self, self.ledger.get(fact_id)).ids
 
     def undo(self, fact_id: str) -> Fact | None:
         """Take an added fact back: the value before it is in force again, and returned, or the fact is forgotten."""
-        fact = self.ledger.get(fact_id)
-        if fact.status != "active":
-            raise NotFound(f"fact {fact.id} is {fact.status}; only a fact in force can be undone")
-        if fact.supersedes is None:
-            self.forget(fact.id)
-            return None
-        before = self.ledger.get(fact.supersedes)
-        self.ledger.restore(before, fact, self.embedder.embed([before.statement])[0].astype("<f4").tobytes(), self.author)
-        return replace(before, status="active")
+        return facts.undo(self, fact_id)
 
     def with_target_true(self, fact: Fact) -> Fact:
-        """The fact with what the model says without it; asked once, then remembered."""
-        if fact.target_true is not None or fact.status == "forgotten":
-            return fact
-        text = self.ask(fact.cloze, route="base").text
-        self.ledger.fill_target_true(fact.id, text)
-        return replace(fact, target_true=text)
+        """The fact with what the base weights say without it; asked once, then remembered."""
+        return facts.with_target_true(self, fact)
 
     def reindex(self) -> int:
         """Embed every fact again with this embedder, and adopt this model and embedder; returns the number of facts."""
@@ -156,27 +138,43 @@ class HybridMemory:
         """Turn requests, or facts of this store, into a weight delta; neither model nor store change. See `hybrid.editing.edit`."""
         from hybrid.editing import edit
 
-        facts = [each if isinstance(each, Fact) else each.checked().to_fact("", self.author, now()) for each in requests]
-        return edit(self.model, facts, method, **settings)
+        asked = [each if isinstance(each, Fact) else each.checked().to_fact("", self.author, now()) for each in requests]
+        self.weights.refresh()
+        with self.weights.base():
+            return edit(self.model, asked, method, **settings)
+
+    def consolidate(self, **options: Any) -> Result:
+        """Move stable facts into the weights, verified with the memory off. See `hybrid.consolidation.run.consolidate`."""
+        return consolidate(self, **options)
+
+    def rollback(self, number: int) -> str | None:
+        """Make an earlier generation live, 0 for the base; returns the hash of its weights."""
+        self.generations.go_live(number)
+        self.weights.refresh()
+        return self.generations.manifest(number).weights_hash if number else self.generations.base_hash()
 
     # -- queries -------------------------------------------------------------------------------
 
-    def route(self, query: str, *, route: str | None = None, namespaces: Sequence[str] | None = None) -> Decision:
-        """Decide how a query is answered, without answering it."""
-        return self.router.route(query, force=route, namespaces=namespaces)
+    def route(self, query: str, *, route: str | None = None, namespaces: Sequence[str] | None = None, max_new_tokens: int = 48) -> Decision:
+        """Decide how a query is answered; only the weights, if they are to answer, are asked already."""
+        return decide(self, query, route, namespaces, max_new_tokens)
 
     def stream(self, query: str, decision: Decision, max_new_tokens: int = 48) -> Iterator[str]:
         """The answer, piece by piece."""
-        yield from self.model.stream(self.answerer.prompt(query, decision), max_new_tokens)
+        if decision.said is not None:
+            yield decision.said
+            return
+        with self.weights.at(decision.generation):
+            yield from self.model.stream(self.answerer.prompt(query, decision), max_new_tokens)
 
     def ask(self, query: str, *, route: str | None = None, namespaces: Sequence[str] | None = None, max_new_tokens: int = 48) -> Answer:
-        """Answer a query: from memory if facts govern it, else exactly as the model does without memory."""
-        decision = self.route(query, route=route, namespaces=namespaces)
+        """Answer a query: from weights or memory if facts govern it, else exactly as the model does without memory."""
+        decision = self.route(query, route=route, namespaces=namespaces, max_new_tokens=max_new_tokens)
         prompt = self.answerer.prompt(query, decision)
         started = time.perf_counter()
-        text = self.model.complete(prompt, max_new_tokens)
+        text = "".join(self.stream(query, decision, max_new_tokens)).strip()
         timings = decision.timings_ms | {"generate": (time.perf_counter() - started) * 1000}
-        return Answer(text, decision.route, decision.governing, decision.candidates, timings, prompt=prompt.text)
+        return Answer(text, decision.route, decision.governing, decision.candidates, timings, decision.generation, prompt.text)
 
     # -- housekeeping --------------------------------------------------------------------------
 
@@ -186,7 +184,9 @@ class HybridMemory:
         self.index.save()
 
     def close(self) -> None:
-        """Save the vectors if they were used, and release the store."""
+        """Save the vectors and counts if they were used, and release the store."""
+        if "weights" in self.__dict__:
+            self.weights.flush()
         if "index" in self.__dict__:
             self.save()
         self.ledger.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
 from hybrid.scope.evidence import Witness, last_sentence
+from policies.routing import route as choose
 from policies.scope import ScopePolicy, probability
 from stores.errors import HybridError
 from stores.events import now
@@ -18,14 +19,22 @@ from stores.ledger import Ledger
 from stores.records import Hit
 from stores.vectors import VectorIndex
 
-ROUTES = ("base", "ike")
+ROUTES = ("base", "ike", "weights")
 
 
 class Router:
     """Decides, for each query, whether stored facts govern it, and which."""
 
-    def __init__(self, ledger: Ledger, index: VectorIndex, embedder: Embedder, witness: Witness, policy: ScopePolicy | None = None):
-        self.ledger, self.index, self.embedder, self.witness = ledger, index, embedder, witness
+    def __init__(
+        self,
+        ledger: Ledger,
+        index: VectorIndex,
+        embedder: Embedder,
+        witness: Witness,
+        policy: ScopePolicy | None = None,
+        in_weights: Callable[[list[str]], set[str]] = lambda _: set(),
+    ):
+        self.ledger, self.index, self.embedder, self.witness, self.in_weights = ledger, index, embedder, witness, in_weights
         self.policy = policy or ScopePolicy()
 
     def route(self, query: str, *, force: str | None = None, namespaces: Sequence[str] | None = None, moment: str | None = None) -> Decision:
@@ -42,15 +51,17 @@ class Router:
         if force is not None and force not in ROUTES:
             raise HybridError(f"there is no route {force!r} here; choose one of {', '.join(ROUTES)}")
         started = time.perf_counter()
-        if force == "base":
-            return Decision("base", timings_ms={"route": _since(started)})
+        if force in ("base", "weights"):
+            return Decision(force, timings_ms={"route": _since(started)})
         candidates, timings = self.candidates(query)
         if force == "ike" and not candidates:
             raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
         governing = self.policy.govern(candidates, moment or now(), namespaces)
         if force == "ike" and not governing:
             governing = list(candidates[:1])
-        return Decision("ike" if governing else "base", tuple(governing), tuple(candidates), timings | {"route": _since(started)})
+        ids = [hit.fact.id for hit in governing]
+        chosen = force or choose(ids, self.in_weights(ids))
+        return Decision(chosen, tuple(governing), tuple(candidates), timings | {"route": _since(started)})
 
     def candidates(self, query: str) -> tuple[list[Hit], dict[str, float]]:
         """The facts nearest to the query by meaning or by name, scored, best first; and what each step took."""

@@ -39,3 +39,29 @@ def embeddings(db: Database) -> None:
 def subject_names(db: Database) -> None:
     """Words of subjects and their aliases, for lexical candidates."""
     db.execute("CREATE VIRTUAL TABLE subject_names USING fts5(words, tokenize = 'unicode61 remove_diacritics 2')")
+
+
+@migrations()
+def consolidation(db: Database) -> None:
+    """What is known of facts' stability, the generations, which facts they hold, and where copies of them went."""
+    for statement in (
+        "CREATE TABLE holds (fact_id TEXT PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('pin', 'hold')))",
+        "CREATE TABLE usage (fact_id TEXT PRIMARY KEY, answered INTEGER NOT NULL DEFAULT 0, confirmed INTEGER NOT NULL DEFAULT 0)",
+        "CREATE TABLE runs (number INTEGER PRIMARY KEY, at TEXT NOT NULL)",
+        "CREATE TABLE run_facts (run INTEGER NOT NULL REFERENCES runs(number), fact_id TEXT NOT NULL, PRIMARY KEY (run, fact_id)) WITHOUT ROWID",
+        "CREATE TABLE marks (fact_id TEXT PRIMARY KEY, run INTEGER NOT NULL, reason TEXT NOT NULL, settings TEXT NOT NULL)",
+        """CREATE TABLE generations (
+            number INTEGER PRIMARY KEY, weights_hash TEXT NOT NULL, base_hash TEXT NOT NULL, manifest TEXT, at TEXT NOT NULL, actor TEXT NOT NULL,
+            kept INTEGER NOT NULL DEFAULT 1, live INTEGER NOT NULL DEFAULT 0)""",
+        "CREATE UNIQUE INDEX one_live_generation ON generations(live) WHERE live = 1",
+        """CREATE TABLE generation_facts (
+            generation INTEGER NOT NULL REFERENCES generations(number), fact_id TEXT NOT NULL, passed INTEGER NOT NULL,
+            PRIMARY KEY (generation, fact_id)) WITHOUT ROWID""",
+        "CREATE INDEX generations_of_a_fact ON generation_facts(fact_id)",
+        "CREATE TABLE value_keys (fact_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (fact_id, key)) WITHOUT ROWID",
+        "CREATE TABLE exports (number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, format TEXT NOT NULL, path TEXT NOT NULL, at TEXT NOT NULL)",
+        """CREATE TRIGGER forgotten_facts_leave_no_trace AFTER UPDATE OF status ON facts WHEN NEW.status = 'forgotten' BEGIN
+            DELETE FROM holds WHERE fact_id = NEW.id; DELETE FROM usage WHERE fact_id = NEW.id;
+            DELETE FROM marks WHERE fact_id = NEW.id; DELETE FROM value_keys WHERE fact_id = NEW.id; END""",
+    ):
+        db.execute(statement)

@@ -35,7 +35,9 @@ class ValueStore:
         self.db = sqlite_utils.Database(path)
         self.db.enable_wal()
         self.db.execute("PRAGMA busy_timeout = 30000")
+        self.db.execute("PRAGMA secure_delete = on")
         self.db["target_values"].create({"key": str, "target": bytes, "loss": float, "steps": int}, pk="key", if_not_exists=True)
+        self.db["answers"].create({"key": str, "text": str}, pk="key", if_not_exists=True)
 
     def get(self, keys: Sequence[str]) -> dict[str, StoredValue]:
         """Those of the keys that are stored."""
@@ -52,12 +54,26 @@ class ValueStore:
         written = [{"key": key, "target": v.target.astype("<f4").tobytes(), "loss": v.loss, "steps": v.steps} for key, v in rows]
         self.db["target_values"].insert_all(written, pk="key", replace=True)
 
+    def answers(self, keys: Sequence[str]) -> dict[str, str]:
+        """What the base model answered, by key; those that are stored."""
+        found: dict[str, str] = {}
+        for start in range(0, len(keys), 500):
+            part = list(keys[start : start + 500])
+            found |= dict(self.db.execute(f"SELECT key, text FROM answers WHERE key IN ({','.join('?' * len(part))})", part).fetchall())
+        return found
+
+    def put_answers(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Store answers."""
+        self.db["answers"].insert_all([{"key": key, "text": text} for key, text in texts], pk="key", replace=True)
+
     def forget(self, keys: Iterable[str]) -> None:
-        """Erase values, the pages that held them included."""
+        """Erase values and answers, the pages that held them included."""
+        gone = [(key,) for key in keys]
         with self.db.conn:
-            self.db.conn.executemany("DELETE FROM target_values WHERE key = ?", [(key,) for key in keys])
-        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for table in ("target_values", "answers"):
+                self.db.conn.executemany(f"DELETE FROM {table} WHERE key = ?", gone)
         self.db.vacuum()
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Release the file."""

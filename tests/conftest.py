@@ -51,6 +51,50 @@ def save_causal(folder: Path, kind: str, chat: bool = False, layers: int = 2) ->
     return folder
 
 
+ISLES = ("Orsa", "Belm", "Quay", "Tirn", "Wolf", "Mare", "Fenn", "Gulf")
+PORTS = ("Nim", "Ott", "Pax", "Rue", "Sol", "Ume", "Vik", "Wex")
+
+
+def save_worded(folder: Path, kind: str = "llama") -> Path:
+    """A small random model whose tokens are whole words, among them `ISLES` and `PORTS`.
+
+    Where a prompt ends with its subject and the target is one word, an editor can teach it any fact within milliseconds.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from hybrid.consolidation.checks import prose, subjects
+    from hybrid.lexicon import relations
+
+    splitter = pre_tokenizers.Whitespace()
+    texts = [
+        *ISLES,
+        *PORTS,
+        *prose(),
+        *(each for several in subjects().values() for each in several),
+        *relations()["P36"].statements,
+        "Q : A The ferry port of {} ?",
+    ]
+    words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "</s>", *words])}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = splitter
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(3)
+    size = len(words) + 2
+    if kind == "llama":
+        config = LlamaConfig(
+            vocab_size=size, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=256, bos_token_id=None, eos_token_id=1, initializer_range=0.1,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder)
+    else:
+        config2 = GPT2Config(vocab_size=size, n_embd=48, n_layer=3, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=1, initializer_range=0.1)
+        GPT2LMHeadModel(config2).save_pretrained(folder)
+    (folder / "sample.txt").write_text("\n".join([*prose(), *(f"The ferry port of {isle}" for isle in ISLES)]), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="session", params=["llama", "gpt2"])
 def causal_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small random model."""

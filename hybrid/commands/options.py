@@ -1,0 +1,60 @@
+"""What the commands that work on a store share: its options, opening it, printing JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from hybrid.memory import HybridMemory
+
+
+def default_store() -> Path:
+    """`HYBRID_HOME`, or the user's data folder."""
+    from platformdirs import user_data_path
+
+    return Path(os.environ["HYBRID_HOME"]) if os.environ.get("HYBRID_HOME") else user_data_path("hybrid")
+
+
+def store_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--store, --model, --embedder and --json; the command gets an open memory as its first argument."""
+
+    @click.option("--store", type=click.Path(file_okay=False, path_type=Path), envvar="HYBRID_HOME", help="Folder of the store.  [env: HYBRID_HOME]")
+    @click.option("--model", help="Hugging Face causal model, by name or folder; remembered by the store.  [default: pocket]")
+    @click.option("--embedder", help="sentence-transformers model, by name or folder; remembered.  [default: all-MiniLM-L6-v2]")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+    @wraps(command)
+    def opened(store: Path | None, model: str | None, embedder: str | None, as_json: bool, **options: Any) -> None:
+        quiet()
+        with open_store(store, model, embedder) as memory:
+            command(memory, as_json=as_json, **options)
+
+    return opened
+
+
+def quiet() -> None:
+    """Other libraries' noise, before they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@contextmanager
+def open_store(store: Path | None, model: str | None, embedder: str | None) -> Iterator[HybridMemory]:
+    """The memory of a store, closed at the end."""
+    from hybrid.memory import HybridMemory
+
+    with HybridMemory(store or default_store(), model=model, embedder=embedder) as memory:
+        yield memory
+
+
+def show(value: Any) -> None:
+    """One JSON value on a line of stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,184 @@
+"""Weights as a pure function of base weights, set of facts and settings: cached values, one solve, exact factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hybrid.architecture import oriented
+from hybrid.editing import revert
+from hybrid.editors import editor_class
+from hybrid.editors.locate_and_edit import Run
+from hybrid.editors.published import configured, default_layers
+from hybrid.embedder import file_hash
+from hybrid.fingerprint import combined, tensor_hashes
+from hybrid.statistics import find_moments
+from stores.deltas import Factors
+from stores.errors import BadRequest, HybridError
+from stores.factors import exact
+from stores.records import Fact
+from stores.values import ValueStore
+
+if TYPE_CHECKING:
+    from hybrid.model import LanguageModel
+
+METHODS = ("memit", "alphaedit", "emmet")
+"""Editors that solve all facts in one batch from cached values."""
+CHUNK = 32
+"""Facts whose values are kept before the next are optimised: what an interrupted run loses."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Factors by parameter, for facts in this order."""
+
+    facts: tuple[Fact, ...]
+    changes: Mapping[str, Factors]
+
+    def costs(self) -> list[float]:
+        """How much each fact moves the weights: the norm of its part of the change, over all layers."""
+        parts = [torch.from_numpy(f.left).norm(dim=0) * torch.from_numpy(f.right).norm(dim=0) for f in self.changes.values()]
+        return torch.stack(parts).double().square().sum(0).sqrt().tolist()  # type: ignore[no-any-return]
+
+
+class Solver:
+    """One editor with its settings, on the base weights. The model must hold them whenever a method but `hashes` is called.
+
+    Args:
+        given: settings that override the published ones for the model.
+        threads: of the solve, part of the settings: another number may round otherwise.
+    Raises:
+        HybridError: if the method does not solve in one batch.
+    """
+
+    def __init__(self, model: LanguageModel, method: str, given: Mapping[str, Any], cache: ValueStore, threads: int):
+        if method not in METHODS:
+            raise HybridError(f"{method!r} cannot consolidate; choose one of {', '.join(METHODS)}, which solve all facts in one batch")
+        self.model, self.method, self.cache, self.threads = model, method, cache, threads
+        self.editor: Any = configured(editor_class(method), method, model, {**given, "cache": cache})
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that the weights depend on beside base and facts, as JSON types."""
+        fields = {name: value for name, value in vars(self.editor).items() if name not in ("cache", "batch_size")}
+        fields["layers"] = list(self.layers)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()} | {
+            "threads": self.threads, "device": self.model.model.device.type, "dtype": str(self.model.model.dtype).removeprefix("torch."),
+            "statistics": {str(layer): file_hash(path) for layer, path in find_moments(self.model, self.layers).items()},
+        }  # fmt: skip
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The rewrite layers."""
+        chosen: tuple[int, ...] = self.editor.layers or default_layers(self.model.model.config.num_hidden_layers, 5)
+        return chosen
+
+    @cached_property
+    def base_hashes(self) -> dict[str, str]:
+        """The hash of each tensor of the base weights."""
+        return tensor_hashes(self.model.model)
+
+    @property
+    def base_hash(self) -> str:
+        """The hash of the base weights."""
+        return combined(self.base_hashes)
+
+    def _run(self, facts: Sequence[Fact]) -> Run:
+        return Run(self.method, self.editor, self.model, facts, self.layers, at="block", cache=self.cache)
+
+    def usable(self, facts: Sequence[Fact]) -> tuple[list[Fact], dict[str, str]]:
+        """The facts that the editor takes, and of the others the reason by id."""
+        try:
+            self._run(facts)
+            return list(facts), {}
+        except BadRequest as error:
+            if len(facts) == 1:
+                return [], {facts[0].id: str(error).partition(": ")[2] or str(error)}
+        halves = [self.usable(part) for part in (facts[: len(facts) // 2], facts[len(facts) // 2 :])]
+        return [fact for taken, _ in halves for fact in taken], {**halves[0][1], **halves[1][1]}
+
+    def fill_values(self, facts: Sequence[Fact]) -> tuple[dict[str, str], dict[str, str]]:
+        """Compute and keep the values that are missing, so many facts at a time.
+
+        Returns:
+            The cache key of each fact by id, and of facts that have no value the reason.
+        """
+        taken, refused = self.usable(facts) if facts else ([], {})
+        if not taken:
+            return {}, refused
+        run = self._run(taken)
+        missing = [fact for fact, key in zip(taken, run.keys, strict=True) if key not in run.known]
+        for start in range(0, len(missing), CHUNK):
+            refused |= self._fill(missing[start : start + CHUNK])
+        return dict(zip([fact.id for fact in taken], run.keys, strict=True)), refused
+
+    def _fill(self, facts: Sequence[Fact]) -> dict[str, str]:
+        """Values of some facts; if one of them diverges, each is tried for itself."""
+        try:
+            self._run(facts).values()
+        except HybridError as error:
+            if len(facts) == 1:
+                return {facts[0].id: str(error)}
+            return {name: why for fact in facts for name, why in self._fill([fact]).items()}
+        return {}
+
+    def solve(self, facts: Sequence[Fact]) -> Solution:
+        """The weights' change for facts whose values are kept; deterministic for their order."""
+        with _threads(self.threads):
+            run = self._run(facts)
+            changes = run.spread(run.values().targets, self.editor.solve)
+        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()})
+
+    def hashes(self, changes: Mapping[str, Factors]) -> tuple[str, dict[str, str]]:
+        """Of weights to which these changes have been added: the hash over all tensors, and those of the changed ones."""
+        changed = tensor_hashes(self.model.model, changes)
+        return combined({**self.base_hashes, **changed}), changed
+
+
+@torch.no_grad()
+def add(model: LanguageModel, changes: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Add exact factors to the weights; returns the tensors that were there, which is all the memory that it keeps.
+
+    The product is exact and each sum is rounded once, so the bits are the same on every machine, see `stores.factors`.
+    """
+    originals: dict[str, Tensor] = {}
+    try:
+        for name, factors in changes.items():
+            module: Any = model.model.get_submodule(name.rpartition(".")[0])
+            originals[name] = module.weight.data.clone()
+            weight = oriented(module)
+            left, right = (torch.from_numpy(side).to(weight.device).double() for side in (factors.left, factors.right))
+            for start in range(0, len(weight), 1024):  # so that no second copy of a large matrix is made
+                rows = slice(start, start + 1024)
+                weight[rows] = (weight[rows].double() + left[rows] @ right.T).to(weight.dtype)
+    except BaseException:
+        revert(model, originals)
+        raise
+    return originals
+
+
+@contextmanager
+def added(model: LanguageModel, changes: Mapping[str, Factors]) -> Iterator[None]:
+    """The model with exact factors added, while the context lasts."""
+    originals = add(model, changes)
+    try:
+        yield
+    finally:
+        revert(model, originals)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with a number of threads, while the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
