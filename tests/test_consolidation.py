@@ -188,10 +188,17 @@ def test_routes_after_consolidation(memory: HybridMemory) -> None:
 def test_words_in_which_the_weights_do_not_say_it_are_answered_from_memory(memory: HybridMemory) -> None:
     fact = add(memory, "Orsa")["Orsa"]
     consolidated(memory)
-    asked = "Which is the ferry port of Orsa?"
-    assert memory.router.route(asked).route == "weights"
-    assert not says(memory.ask(asked, route="weights").text, fact)
-    assert memory.ask(asked).route == "ike"
+    wordings = [
+        "Which is the ferry port of Orsa?",
+        "What is Orsa's ferry port?",
+        "Orsa has as its ferry port",
+        "Tell me the ferry port of Orsa, please",
+        "ferry port, Orsa",
+    ]
+    governed = [asked for asked in wordings if memory.router.route(asked).route == "weights"]
+    missed = [asked for asked in governed if not says(memory.ask(asked, route="weights").text, fact)]
+    assert missed, "this model says it in any words, so the test shows nothing"
+    assert memory.ask(missed[0]).route == "ike"
     assert memory.generations.in_live() == {fact.id}, "its own prompt is still answered, so it stays"
 
 
