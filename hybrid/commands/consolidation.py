@@ -153,7 +153,7 @@ def _tell(memory: HybridMemory, done: Result, report: Path | None) -> None:
     elif done.generation and done.verification is not None:
         figures = done.verification.figures()
         click.echo(
-            f"Generation {done.generation} is live: {len(done.facts)} facts, weights {str(done.weights_hash)[:16]}.\n"
+            f"Generation {done.generation} is live: {len(done.facts)} fact{'' if len(done.facts) == 1 else 's'}, weights {str(done.weights_hash)[:16]}.\n"
             f"  memory off: prompts {figures['efficacy']:.1%}, other phrasings {figures['phrasings']:.1%}, neighbours unchanged {figures['neighbours']:.1%}, "
             f"perplexity {figures['perplexity_drift']:+.2%}\n  report: {report}"
         )
