@@ -27,6 +27,7 @@ import torch
 from output import write
 from tqdm import tqdm
 
+from hybrid.consolidation.verify import perplexity
 from hybrid.editing import answers as answers_of
 from hybrid.editing import applied, edit
 from hybrid.editors import EDITORS
@@ -99,18 +100,6 @@ def counterfact_cases(path: Path, count: int, seed: int) -> list[Case]:
             fact = Fact(id="", subject=record["subject"], relation="counterfact", prompt=prompt, target_new=record["target_new"])
             cases.append(Case(fact, {"phrasings": [record["rephrase_prompt"]], "neighbours": [record["locality_prompt"]]}))
     return cases[:count]
-
-
-@torch.inference_mode()
-def perplexity(model: LanguageModel, texts: Sequence[str]) -> float:
-    """exp of the mean negative log likelihood a token."""
-    total, tokens = 0.0, 0
-    for text in texts:
-        ids = model.tokenizer(text, return_tensors="pt")["input_ids"][:, : model.context]
-        if ids.shape[1] > 1:
-            loss = model.model(input_ids=ids, labels=ids).loss
-            total, tokens = total + float(loss) * (ids.shape[1] - 1), tokens + ids.shape[1] - 1
-    return float(torch.tensor(total / tokens).exp())
 
 
 class Board:

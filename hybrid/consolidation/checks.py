@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from hybrid.formats import rows
-from hybrid.lexicon import Relation, fill, relations
+from hybrid.lexicon import fill, find, relations
 from policies.consolidation import content
 from stores.errors import FormatError
 from stores.records import Fact
@@ -65,7 +65,7 @@ class Checks:
 
 def checks(fact: Fact, others: Collection[tuple[str, str]] = ()) -> Checks:
     """The queries of a fact. `others`: (subject, relation), casefolded, of facts that may change answers rightly."""
-    relation = _relation(fact)
+    relation = find(fact.relation)
     known = {fact.cloze}
     statements = [] if relation is None else _shuffled([fill(s, fact.subject) for s in relation.statements], fact)
     questions = [*fact.questions, *([] if relation is None else _shuffled([fill(q, fact.subject) for q in relation.questions], fact))]
@@ -135,19 +135,6 @@ def read_probes(file: IO[str]) -> list[Probe]:
             raise FormatError(f"record {number} of {name} is {json.dumps(row)}; a probe needs a `query`, and an `answer` unless it is to stay as it is")
         found.append(Probe(str(row["query"]).strip(), str(row["answer"]).strip() if row.get("answer") else None))
     return found
-
-
-@lru_cache(maxsize=1)
-def _by_name() -> dict[str, Relation]:
-    found: dict[str, Relation] = {}
-    for relation in relations().values():
-        for name in (relation.id, *relation.names):
-            found.setdefault(name.casefold(), relation)
-    return found | {relation.name.casefold(): relation for relation in relations().values()}
-
-
-def _relation(fact: Fact) -> Relation | None:
-    return _by_name().get(fact.relation.casefold())
 
 
 def _new(texts: Iterable[str], known: set[str], most: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hybrid.architecture import Architecture
-from hybrid.lexicon import named, relations
+from hybrid.lexicon import find
 from hybrid.prompts import query_text
 from stores.errors import BadRequest, UnsupportedModel
 from stores.records import Fact
@@ -78,7 +78,7 @@ def contexts(request: Fact, prefixes: Sequence[str], questions: int = 0, wording
     Where there are fewer questions or statements, the prompt stands in.
     """
     own = [q.replace(request.subject, "{}") for q in request.questions if q.count(request.subject) == 1 and "{" not in q][:questions]
-    relation = (relations().get(request.relation) or named().get(request.relation.casefold())) if wordings else None
+    relation = find(request.relation) if wordings else None
     others = [s for s in relation.statements if s != request.prompt][:wordings] if relation is not None else []
     instead = [request.prompt] * (questions + wordings - len(own) - len(others))
     return [*((request.prompt, prefix) for prefix in prefixes), *((template, "") for template in [*own, *others, *instead])]

@@ -110,3 +110,14 @@ def named() -> Mapping[str, Relation]:
         for name in relation.synonyms:
             found.setdefault(name.casefold(), relation)
     return found | {relation.name.casefold(): relation for relation in relations().values()}
+
+
+@lru_cache(maxsize=1)
+def _by_id() -> Mapping[str, Relation]:
+    return {key.casefold(): relation for key, relation in relations().items()}
+
+
+def find(name: str) -> Relation | None:
+    """The relation of a name, a synonym or an id, whatever the case; None if the lexicon has none."""
+    folded = name.casefold()
+    return named().get(folded) or _by_id().get(folded)

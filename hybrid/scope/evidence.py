@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
-from hybrid.lexicon import fill, named
+from hybrid.lexicon import fill, find
 from hybrid.scope.phrasings import PRONOUN, Phrasings
 from hybrid.scope.scorer import ScopeScorer
 from policies.scope import Evidence
@@ -87,7 +87,7 @@ class Reading:
         here, share = span(name, last) is not None, shared(name, last)
         before = not here and span(name, query) is not None
         asked = last if here or share > 0.5 else query
-        relation = named().get(fact.relation.casefold())
+        relation = find(fact.relation)
         relation = None if relation is None or relation.id in hidden else relation
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
         if relation is not None and share > 0.5:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import click
@@ -25,6 +25,7 @@ PRONOUN = "it"
 FILE = Path(__file__).parent / "phrasings.safetensors"
 
 
+@lru_cache(maxsize=1)
 def phrasings() -> list[tuple[str, str]]:
     """(relation id, phrasing about a pronoun) of the whole lexicon, held-out phrasings aside."""
     return [
@@ -48,6 +49,7 @@ class Phrasings:
 
     def __init__(self, file: Path = FILE, hidden: Sequence[str] = ()):
         self.file, self.hidden = file, frozenset(hidden)
+        self._rivals: dict[str | None, list[int]] = {}
 
     @cached_property
     def _table(self) -> tuple[NDArray[np.float32], list[str], NDArray[np.intp]]:
@@ -71,8 +73,9 @@ class Phrasings:
         """Of one query's row: the cosine with a relation (-1 if unknown), and the highest with one that it cannot be taken for."""
         _, names, _ = self._table
         own = float(nearest[names.index(relation)]) if relation in names else -1.0
-        rivals = [value for value, name in zip(nearest.tolist(), names, strict=True) if relation is None or not ambiguous(name, relation)]
-        return own, max(rivals, default=-1.0)
+        if relation not in self._rivals:
+            self._rivals[relation] = [at for at, name in enumerate(names) if relation is None or not ambiguous(name, relation)]
+        return own, float(nearest[self._rivals[relation]].max(initial=-1.0))
 
 
 @click.command()

@@ -1,6 +1,6 @@
 """Train the scope classifier: `python -m hybrid.scope.train --facts facts.tsv --text prose.txt --out run`.
 
-Relations and subjects are split: nineteen relations and the pocket model's unseen subjects are never
+Relations and subjects are split: nine relations and the pocket model's unseen subjects are never
 trained on; some of them are for `hybrid.scope.calibrate`, which has to follow, the others for `hybrid.scope.evaluate`.
 """
 
