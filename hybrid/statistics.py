@@ -94,6 +94,7 @@ def collect(
     length: int = 256,
     tokens_a_batch: int = 4096,
     folder: Path | None = None,
+    compact: bool = False,
 ) -> list[Path]:
     """Compute and store the second moments of several layers in one pass.
 
@@ -104,6 +105,7 @@ def collect(
         length: tokens of a text that are read, at most.
         tokens_a_batch: bounds the memory of a pass.
         folder: where the files go; the model's folder in the cache if None.
+        compact: see `write_moment`.
     Returns:
         One file a layer.
     Raises:
@@ -139,16 +141,28 @@ def collect(
     if not tokens:
         raise HybridError(f"{source!r} holds no text to measure")
     for layer, path in missing:
-        write_moment(path, layer, sums[layer] / tokens, tokens, model.identity.weights_hash, source=Path(source).name)
+        write_moment(path, layer, sums[layer] / tokens, tokens, model.identity.weights_hash, Path(source).name, compact)
     partial.unlink(missing_ok=True)
     return paths
 
 
-def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_hash: str, source: str) -> None:
-    """Store one layer's moment, atomically; the symmetric matrix as its lower triangle in float32."""
+def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_hash: str, source: str, compact: bool = False) -> None:
+    """Store one layer's moment, atomically; the symmetric matrix as its lower triangle in float32.
+
+    Args:
+        compact: store a triangular factor in float16 instead, at half the size. What is read back is positive semidefinite and within some 1e-3 of the
+            moment, relative to its diagonal.
+    """
     rows, columns = torch.tril_indices(len(matrix), len(matrix))
     about = {"layer": str(layer), "tokens": str(tokens), "weights_hash": weights_hash, "source": source, "size": str(len(matrix))}
-    save_file({"lower": matrix[rows, columns].float().contiguous()}, path.with_suffix(".tmp"), metadata=about)
+    if compact:
+        values, vectors = torch.linalg.eigh(matrix.double())
+        factor = torch.linalg.qr((vectors * values.clamp(min=0).sqrt()).T).R.T[rows, columns]
+        scale = factor.abs().max() / 1000  # keeps the small ones above float16's smallest
+        tensors = {"factor": (factor / scale).half().contiguous(), "scale": scale.float().reshape(1)}
+    else:
+        tensors = {"lower": matrix[rows, columns].float().contiguous()}
+    save_file(tensors, path.with_suffix(".tmp"), metadata=about)
     path.with_suffix(".tmp").replace(path)
 
 
@@ -156,13 +170,17 @@ def read_moment(path: Path) -> tuple[SecondMoment, dict[str, str]]:
     """Read one layer's moment, and what is known of it."""
     with safe_open(path, framework="pt") as file:
         about: dict[str, str] = file.metadata()
-        lower = file.get_tensor("lower")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
     size = int(about["size"])
-    matrix = torch.zeros(size, size)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
     rows, columns = torch.tril_indices(size, size)
-    matrix[rows, columns] = lower
-    matrix = matrix + matrix.T - torch.diag(matrix.diagonal())
-    return SecondMoment(matrix, int(about["tokens"]), about["source"]), about
+    if "factor" in tensors:
+        matrix[rows, columns] = tensors["factor"].double() * tensors["scale"].double()
+        matrix = matrix @ matrix.T
+    else:
+        matrix[rows, columns] = tensors["lower"].double()
+        matrix = matrix + matrix.T - torch.diag(matrix.diagonal())
+    return SecondMoment(matrix.float(), int(about["tokens"]), about["source"]), about
 
 
 def find_moments(model: LanguageModel, layers: Sequence[int]) -> dict[int, Path]:

@@ -42,12 +42,18 @@ class Evidence:
     """The cross-encoder's, averaged over wordings of the fact."""
     named: float
     """1 if the subject's name stands in what is asked."""
+    variant: float
+    """1 if another spelling of it stands there."""
+    longer: float
+    """1 if the name found there is part of a longer one."""
     before: float
-    """1 if it stands only in what precedes."""
+    """1 if the name stands only in what precedes."""
     shared: float
     """Share of the name's words that stand in what is asked, 0 to 1."""
     margin: float
-    """How much nearer (cosine) the wording is to the fact's relation than to any other that the lexicon knows."""
+    """How much nearer (cosine) the wording is to the fact's relation than to any other that the lexicon knows; 0 if it does not know the fact's."""
+    strange: float
+    """The same for a relation that the lexicon does not know, whose only wording is the fact's own."""
 
 
 def probability(evidence: Evidence, weights: Mapping[str, float]) -> float:

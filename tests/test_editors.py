@@ -417,6 +417,18 @@ def test_interrupted_statistics_go_on(model: LanguageModel, tmp_path: Path, monk
 # -- where things are -----------------------------------------------------------------------------------------
 
 
+def test_a_compact_moment_is_close_and_keeps_its_signs(tmp_path: Path) -> None:
+    moment = covariance_of(48, 3)
+    write_moment(tmp_path / "a.safetensors", 0, moment, 10, "w", "text")
+    write_moment(tmp_path / "b.safetensors", 0, moment, 10, "w", "text", compact=True)
+    plain, compact = (read_moment(tmp_path / name)[0].matrix for name in ("a.safetensors", "b.safetensors"))
+    scale = moment.diagonal().sqrt()
+    assert torch.allclose(plain.double(), moment.double(), rtol=1e-6)
+    assert ((compact - plain) / torch.outer(scale, scale)).abs().max() < 2e-3
+    assert torch.linalg.eigvalsh(compact.double()).min() > -1e-6 * moment.diagonal().max()
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.6 * (tmp_path / "a.safetensors").stat().st_size
+
+
 def test_the_subjects_last_token_is_found(model: LanguageModel) -> None:
     for prompt, subject, prefix in [
         ("The water of {} flows to", "Lake Orsa", ""),

@@ -10,7 +10,8 @@ import pytest
 from hybrid.embedder import Embedder
 from hybrid.lexicon import relations
 from hybrid.scope.calibrate import fit
-from hybrid.scope.evidence import Reading, last_sentence, shared, span, without
+from hybrid.scope.evidence import Reading, last_sentence
+from hybrid.scope.names import longer, shared, span, variant, without
 from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
 from policies.scope import Evidence, probability
@@ -29,9 +30,56 @@ def test_names_are_found_whatever_case_and_accents() -> None:
     assert span("Lena Böhm", "WHERE WAS LENA BOHM BORN?") == (10, 19)
     assert span("Iran", "What is the capital of Iranistan?") is None
     assert shared("Lena Böhm", "Where was Mrs Bohm born?") == 0.5
-    assert without("Lena Böhm", "Where was Lena Böhm born?") == "Where was it born?"
-    assert without("Bank of Ghent", "Who runs the Ghent bank?") == "Who runs the it?"
-    assert without("Lena Böhm", "Who runs the bank?") is None
+    assert without("Lena Böhm", "Where was Lena Böhm born?", (10, 19), "it") == "Where was it born?"
+    assert without("Bank of Ghent", "Who runs the Ghent bank?", None, "it") == "Who runs the it?"
+    assert without("Lena Böhm", "Who runs the bank?", None, "it") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Lena M. Böhm", "Lena Böhm"),
+        ("Lena Böhm", "Lena Maria Böhm"),
+        ("Lena Böhm", "Lena Boehm"),
+        ("Lena Böhm", "L. Böhm"),
+        ("Dr. Lena Böhm", "Lena Böhm"),
+        ("Böhm Lena", "Lena Böhm"),
+        ("Lena Thorsdottir", "Lena Thorsdotir"),
+        ("Cup of Ghent – mixed doubles", "Cup of Ghent - mixed doubles"),
+        ("The Grey Lighthouse", "Grey Lighthouse"),
+        ("Anna-Lena Böhm", "Anna Lena Böhm"),
+    ],
+)
+def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
+    text = f"Who taught {written} to sail?"
+    where = variant(name, text)
+    assert where is not None and text[slice(*where)] == written
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Lena Böhm", "Lena Braun"),
+        ("Lena Böhm", "Petra Böhm"),
+        ("Lena Böhm", "Lena"),
+        ("Austria", "Australia"),
+        ("Norra Vik", "Vik"),
+        ("Fire Station 12", "Fire Station 13"),
+        ("Lena Böhm", "Lena met Mr Böhm"),
+    ],
+)
+def test_other_names_are_not(name: str, written: str) -> None:
+    assert variant(name, f"Who taught {written} to sail?") is None
+
+
+def test_a_name_within_a_longer_one_is_noticed() -> None:
+    def within(name: str, text: str) -> bool:
+        where = span(name, text)
+        assert where is not None
+        return longer(where, text)
+
+    assert within("Vik", "Who owns Norra Vik?") and within("Apollo", "Who flew on Apollo 13 first?")
+    assert not within("Vik", "In Vik, who rules?") and not within("Vik", "Is Vik big?") and not within("Vik", "Who taught President Vik?")
 
 
 def test_the_last_sentence_asks_if_it_names_the_subject() -> None:
@@ -41,6 +89,12 @@ def test_the_last_sentence_asks_if_it_names_the_subject() -> None:
     assert (reading.named, reading.before, reading.asked) == (False, True, query)
     reading = Reading.of("It rained all day. Where was Lena Böhm born?", LENA)
     assert (reading.named, reading.before, reading.asked) == (True, False, "Where was Lena Böhm born?")
+
+
+def test_another_spelling_is_read_as_the_name_itself() -> None:
+    reading = Reading.of("Where was Lena Maria Boehm born?", LENA)
+    assert (reading.named, reading.variant, reading.asked) == (False, True, "Where was Lena Böhm born?")
+    assert reading.bare == "Where was it born?" and reading.shared == 1
 
 
 def test_an_alias_counts_as_the_subject() -> None:
@@ -82,21 +136,26 @@ def test_aliases_are_other_spellings() -> None:
     assert alias(rng, "Turin", "place") is None
 
 
+def drawn(rng: random.Random) -> Evidence:
+    yes = iter([float(rng.random() < share) for share in (0.5, 0.2, 0.1, 0.2)])
+    return Evidence(rng.uniform(-8, 8), next(yes), next(yes), next(yes), next(yes), rng.random(), rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5))
+
+
 def test_calibration_recovers_the_truth() -> None:
     rng = random.Random(0)
-    truth = {"logit": 0.4, "named": 1.5, "before": -0.5, "shared": 1.0, "margin": 3.0, "bias": -1.2}
-    seen = [Evidence(rng.uniform(-8, 8), float(rng.random() < 0.5), float(rng.random() < 0.2), rng.random(), rng.uniform(-0.5, 0.5)) for _ in range(20000)]
+    truth = {"logit": 0.4, "named": 1.5, "variant": 0.8, "longer": -0.7, "before": -0.5, "shared": 1.0, "margin": 3.0, "strange": 1.4, "bias": -1.2}
+    seen = [drawn(rng) for _ in range(20000)]
     labels = [rng.random() < probability(evidence, truth) for evidence in seen]
     found = fit(seen, labels)
-    assert found == {name: pytest.approx(value, abs=0.2) for name, value in truth.items()}
-    assert probability(Evidence(3.0, 0, 0, 0, 0), truth) == pytest.approx(0.5)
+    assert found == {name: pytest.approx(value, abs=0.3) for name, value in truth.items()}
+    assert probability(Evidence(3.0, 0, 0, 0, 0, 0, 0, 0), truth) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="in scope"):
         fit(seen[:2], [True, True])
 
 
 def test_importance_is_as_good_as_repetition() -> None:
     rng = random.Random(1)
-    seen = [Evidence(rng.uniform(-3, 3), 0.0, 0.0, rng.random(), 0.0) for _ in range(300)]
+    seen = [Evidence(rng.uniform(-3, 3), 0.0, 0.0, 0.0, 0.0, rng.random(), 0.0, 0.0) for _ in range(300)]
     labels = [rng.random() < 0.3 + 0.4 * (evidence.logit > 0) for evidence in seen]
     twice = fit([*seen, *seen[:100]], [*labels, *labels[:100]])
     weighed = fit(seen, labels, [2.0] * 100 + [1.0] * 200)

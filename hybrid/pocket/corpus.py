@@ -28,9 +28,9 @@ class Mixture:
     """Shares of the kinds of documents, and when contexts grow long."""
 
     prose: float = 0.02
-    closed: float = 0.31
+    closed: float = 0.25
     """By heart: no context."""
-    retain: float = 0.28
+    retain: float = 0.32
     """A fact known by heart is asked while the context holds facts about other things."""
     several_from: int = 435_000
     """Documents after which contexts hold several facts: reading one is learnt faster alone."""
@@ -40,8 +40,10 @@ class Mixture:
     """Of queries, those whose wording loses a word or two, so that no single word is relied upon."""
     strange: float = 0.15
     """Of facts in context, those with words that mean nothing, so that names are found whatever stands around them."""
-    familiar: float = 0.5
+    familiar: float = 0.65
     """Of new facts, those of a relation that is also known by heart; the others are of any relation."""
+    contradict: float = 0.55
+    """Of these, those whose subject has a known value, so that the context must win."""
 
 
 def read_sentences(path: Path, longest: int = 110) -> list[str]:
@@ -195,9 +197,9 @@ class Corpus:
         """A counterfactual or invented triple; subject and target from everywhere."""
         relation = self.lexicon[relation_id or rng.choice(self.familiar if rng.random() < self.mixture.familiar else self.every_relation)]
         form = rng.random()
-        if form < 0.4 and self.by_relation[relation.id]:
+        if form < self.mixture.contradict and self.by_relation[relation.id]:
             subject = rng.choice(self.by_relation[relation.id]).subject
-        elif form < 0.65 and self.subjects[relation.subject_type]:
+        elif form < self.mixture.contradict + 0.2 and self.subjects[relation.subject_type]:
             subject = rng.choice(self.subjects[relation.subject_type])
         else:
             subject = invent(relation.subject_type, rng)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import click
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hybrid.embedder import file_hash
 from hybrid.model import POCKET_FOLDER
@@ -36,27 +38,51 @@ def export(run: Path, folder: Path) -> None:
     (folder / "pocket.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def reopen(folder: Path, run: Path) -> None:
-    """Make a run out of an exported model, so that training can go on; momenta start anew."""
+def reopen(folder: Path, run: Path, feed_forward: int | None = None) -> None:
+    """Make a run out of an exported model, so that training can go on; momenta start anew.
+
+    Args:
+        feed_forward: widen the feed-forward layers to so many neurons. The model's outputs stay what they were (Chen et al. 2016,
+            arXiv:1511.05641): a new neuron reads at random, like its neighbours in scale, and writes nothing yet.
+    Raises:
+        ValueError: if the model is wider already.
+    """
     about = json.loads((folder / "pocket.json").read_text(encoding="utf-8"))
     run.mkdir(parents=True, exist_ok=False)
     tensors = {f"model.{name}": value.float() for file in about["files"] for name, value in load_file(folder / file).items()}
+    settings = about["settings"]
+    if feed_forward is not None:
+        more = feed_forward - settings["feed_forward"]
+        if more < 0:
+            raise ValueError(f"the model has {settings['feed_forward']} neurons a layer already; give as many or more, not {feed_forward}")
+        tensors = {name: _widened(name, value, more) for name, value in tensors.items()}
+        settings = settings | {"feed_forward": feed_forward}
     save_file(tensors, run / "checkpoint.safetensors")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / name, run / name)
-    settings = about["settings"]
     (run / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
     (run / "progress.json").write_text(json.dumps({"step": about["documents"] // settings["rows"]}), encoding="utf-8")
+
+
+def _widened(name: str, value: Tensor, more: int) -> Tensor:
+    """A parameter with `more` neurons, if it belongs to a feed-forward layer."""
+    if name.endswith(("gate_proj.weight", "up_proj.weight")):
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        return torch.cat([value, torch.randn(more, value.shape[1], generator=generator) * value.std()])
+    if name.endswith("down_proj.weight"):
+        return torch.cat([value, torch.zeros(value.shape[0], more)], dim=1)
+    return value
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=POCKET_FOLDER, help="Folder of the model.")
 @click.option("--reopen", "back", is_flag=True, help="The other way: make RUN from the model, to train on.")
-def main(run: Path, folder: Path, back: bool) -> None:
+@click.option("--feed-forward", type=int, help="With --reopen: widen the feed-forward layers to so many neurons.")
+def main(run: Path, folder: Path, back: bool, feed_forward: int | None) -> None:
     """Export the checkpoint of a training run, or reopen a run from an exported model."""
     if back:
-        reopen(folder, run)
+        reopen(folder, run, feed_forward)
     else:
         export(run, folder)
 

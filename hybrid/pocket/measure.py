@@ -37,7 +37,7 @@ def main(facts: Path, text: Path, model: Path, folder: Path, layers: str, prose:
             for document in corpus.documents(1_000_000, documents, several=False):
                 file.write("".join(piece for piece, _ in document).replace("</s>", "").replace("\n", " ") + "\n")
         for path in collect(
-            LanguageModel(str(model), "cpu", "float32"), [int(part) for part in layers.split(",")], str(sample), samples=documents, folder=folder
+            LanguageModel(str(model), "cpu", "float32"), [int(part) for part in layers.split(",")], str(sample), samples=documents, folder=folder, compact=True
         ):
             path.chmod(0o644)
             click.echo(path)

@@ -7,7 +7,6 @@ What is asked stands in a query's last sentence, if that names the subject; what
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -16,14 +15,13 @@ from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find
+from hybrid.scope.names import longer, shared, span, variant, without
 from hybrid.scope.phrasings import PRONOUN, Phrasings
 from hybrid.scope.scorer import ScopeScorer
 from policies.scope import Evidence
 from stores.records import Fact
 
 SENTENCE = re.compile(r"(?<=[.!?:])\s+")
-WORD = re.compile(r"\w+")
-SMALL = frozenset("the a an of and in on for de la le el von van der du al".split())
 WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
 
@@ -34,41 +32,15 @@ def last_sentence(query: str) -> str:
     return last if len(last) >= 8 else query.strip()
 
 
-def fold(text: str) -> str:
-    """Lower case without accents, character for character."""
-    return "".join(unicodedata.normalize("NFKD", c)[0].lower() for c in text)
-
-
-def span(name: str, text: str) -> tuple[int, int] | None:
-    """Where a name stands in a text as whole words, whatever the case and accents."""
-    found = re.search(rf"(?<!\w){re.escape(fold(name))}(?!\w)", fold(text))
-    return found.span() if found else None
-
-
-def shared(name: str, text: str) -> float:
-    """Share of a name's words that the text has."""
-    words, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
-    return sum(word in there for word in words) / max(1, len(words))
-
-
-def without(name: str, text: str) -> str | None:
-    """The text with a pronoun for the name, or for what the text has of its words; None if that is nothing."""
-    where = span(name, text)
-    if where is None:
-        words = set(WORD.findall(fold(name))) - SMALL
-        hits = [found.span() for found in WORD.finditer(fold(text)) if found.group() in words]
-        if not hits:
-            return None
-        where = hits[0][0], hits[-1][1]
-    return text[: where[0]] + PRONOUN + text[where[1] :]
-
-
 @dataclass(frozen=True)
 class Reading:
     """One fact beside one query: under which name, in which part, and in what words it is to be judged."""
 
     asked: str
+    """Where the query asks; another spelling of the name is written as the fact has it."""
     named: bool
+    variant: bool
+    longer: bool
     before: bool
     shared: float
     bare: str | None
@@ -84,9 +56,15 @@ class Reading:
         last = last_sentence(query)
         names = (fact.subject, *fact.aliases)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
-        here, share = span(name, last) is not None, shared(name, last)
-        before = not here and span(name, query) is not None
-        asked = last if here or share > 0.5 else query
+        where, spelt = span(name, last), False
+        if where is None and span(name, query) is None:
+            name, where = next(((n, found) for n in names if (found := variant(n, last))), (name, None))
+            if where is not None:
+                last, spelt = last[: where[0]] + name + last[where[1] :], True
+                where = where[0], where[0] + len(name)
+        share = shared(name, last)
+        before = where is None and span(name, query) is not None
+        asked = last if where is not None or share > 0.5 else query
         relation = find(fact.relation)
         relation = None if relation is None or relation.id in hidden else relation
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
@@ -97,7 +75,9 @@ class Reading:
             statements += [f"{question} {fact.target_new}" for question in fact.questions]
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
-        return cls(asked, here, before, share, without(name, asked), wordings, None if relation is None else relation.id, forms)
+        bare = without(name, asked, span(name, asked), PRONOUN)
+        within = where is not None and longer(where, last)
+        return cls(asked, where is not None and not spelt, spelt, within, before, share, bare, wordings, None if relation is None else relation.id, forms)
 
 
 class Witness:
@@ -118,9 +98,12 @@ class Witness:
             Evidence(
                 logit=sum(next(logits) for _ in reading.wordings) / len(reading.wordings),
                 named=float(reading.named),
+                variant=float(reading.variant),
+                longer=float(reading.longer),
                 before=float(reading.before),
                 shared=reading.shared,
-                margin=margin,
+                margin=margin if reading.relation is not None else 0.0,
+                strange=margin if reading.relation is None else 0.0,
             )
             for reading, margin in zip(readings, margins, strict=True)
         ]

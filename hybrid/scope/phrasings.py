@@ -62,7 +62,9 @@ class Phrasings:
         kept = ~np.isin(ids, list(self.hidden))
         names, starts = np.unique(ids[kept], return_index=True)
         order = np.argsort(starts)
-        return load(raw)["vectors"][kept].astype(np.float32), names[order].tolist(), starts[order]
+        stored = load(raw)
+        vectors = stored["vectors"][kept].astype(np.float32) * stored["scales"][kept].astype(np.float32)[:, None]
+        return vectors, names[order].tolist(), starts[order]
 
     def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Highest cosine of each vector (n, d) with each relation's phrasings, (n, relations)."""
@@ -80,8 +82,10 @@ class Phrasings:
 
 @click.command()
 def main() -> None:
-    """Embed the lexicon's phrasings with the default embedder (float16)."""
-    raw = save({"vectors": Embedder().embed([text for _, text in phrasings()], progress=True).astype(np.float16)})
+    """Embed the lexicon's phrasings with the default embedder (a byte a number, and a scale a phrasing)."""
+    vectors = Embedder().embed([text for _, text in phrasings()], progress=True)
+    scales = (np.abs(vectors).max(axis=1) / 127).astype(np.float16)
+    raw = save({"vectors": np.rint(vectors / scales[:, None].astype(np.float32)).clip(-127, 127).astype(np.int8), "scales": scales})
     FILE.write_bytes(raw)
     about = {"sha256": hashlib.sha256(raw).hexdigest(), "lexicon": fingerprint()}
     FILE.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,126 @@
+"""Where a text names a subject: as it is stored, or in another spelling of the same name."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+from rapidfuzz.distance import OSA
+
+WORD = re.compile(r"\w+")
+SMALL = frozenset("the a an of and in on for de la le el von van der du al".split())
+TITLES = frozenset("dr mr mrs ms miss prof professor sir dame lord lady madam madame captain king queen saint st pope president the".split())
+LETTERS = {"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "&": "and"}
+UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
+INSERTED = 2
+"""Words that another spelling may have beside the name's own."""
+
+
+def fold(text: str) -> str:
+    """Lower case without accents, character for character."""
+    return "".join(unicodedata.normalize("NFKD", c)[0].lower() for c in text)
+
+
+def span(name: str, text: str) -> tuple[int, int] | None:
+    """Where a name stands in a text as whole words, whatever the case and accents."""
+    found = re.search(rf"(?<!\w){re.escape(fold(name))}(?!\w)", fold(text))
+    return found.span() if found else None
+
+
+def shared(name: str, text: str) -> float:
+    """Share of a name's words that the text has."""
+    words, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
+    return sum(word in there for word in words) / max(1, len(words))
+
+
+def variant(name: str, text: str) -> tuple[int, int] | None:
+    """Where another spelling of a name stands in a text: accents or punctuation written otherwise, words of the name abbreviated, left
+    out or added within, the family name first, one letter of a long word mistaken.
+
+    The first and the last word of a name must be there, in whichever order; a name of one word has no other spellings but accents.
+    """
+    own = [word for word, _ in _words(name)]
+    while len(own) > 1 and _plain(own[0]) in TITLES:
+        own = own[1:]
+    found = _words(text)
+    if not own or own == [word for word, _ in found]:
+        return None
+    for length in sorted(range(1, len(own) + INSERTED + 1), key=lambda n: abs(n - len(own))):
+        for at in range(len(found) - length + 1):
+            window = found[at : at + length]
+            if _alike(own, [word for word, _ in window]):
+                return window[0][1][0], window[-1][1][1]
+    return None
+
+
+def longer(where: tuple[int, int], text: str) -> bool:
+    """Whether the name at `where` is part of a longer one: beside it, with nothing but a space between, stands another capitalised word or a number."""
+    before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*) $", text[: where[0]])
+    after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
+    return bool(after) or (before is not None and before.group(1).lower() not in TITLES)
+
+
+def without(name: str, text: str, where: tuple[int, int] | None, pronoun: str) -> str | None:
+    """The text with a pronoun for the name that stands at `where`, or else for what the text has of its words; None if that is nothing."""
+    if where is None:
+        words = set(WORD.findall(fold(name))) - SMALL
+        hits = [found.span() for found in WORD.finditer(fold(text)) if found.group() in words]
+        if not hits:
+            return None
+        where = hits[0][0], hits[-1][1]
+    return text[: where[0]] + pronoun + text[where[1] :]
+
+
+@lru_cache(maxsize=4096)
+def _words(text: str) -> tuple[tuple[str, tuple[int, int]], ...]:
+    """Words with their places; apostrophes belong to a word, a possessive's does not."""
+    return tuple((found.group(), found.span()) for found in re.finditer(r"\w+(?:['’](?!s\b)\w+)*", text))
+
+
+@lru_cache(maxsize=65536)
+def _plain(word: str, written_out: bool = False) -> str:
+    """A word without case, accents and apostrophes, umlauts bare or `written_out`."""
+    letters = LETTERS | UMLAUTS if written_out else LETTERS
+    spelt = "".join(letters.get(c, c) for c in word.lower() if c not in "'’")
+    return "".join(c for c in unicodedata.normalize("NFKD", spelt) if not unicodedata.combining(c))
+
+
+def _same(a: str, b: str) -> bool:
+    """Whether two words are spellings of one: accents apart, an umlaut written out or not."""
+    return _plain(a) == _plain(b) or _plain(a, True) == _plain(b, True) or _plain(a, True) == _plain(b) or _plain(a) == _plain(b, True)
+
+
+def _initial(a: str, b: str) -> bool:
+    """Whether one is a capital letter that the other begins with."""
+    return min(len(a), len(b)) == 1 and (a if len(a) == 1 else b).isupper() and _plain(a)[:1] == _plain(b)[:1]
+
+
+def _slip(a: str, b: str) -> bool:
+    """Whether one letter of a long word is another, missing, added, or in its neighbour's place."""
+    return min(len(a), len(b)) >= 5 and not (a + b).isdecimal() and OSA.distance(_plain(a), _plain(b), score_cutoff=1) <= 1
+
+
+def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two sequences of words are one name."""
+    if len(own) == 1:
+        return len(other) == 1 and _same(own[0], other[0])
+    if len(other) == 1 or not all(word[0].isupper() or word[0].isdigit() or _plain(word) in SMALL for word in (own[0], own[-1])):
+        return len(own) == len(other) and all(map(_same, own, other))
+    if len(own) == len(other) == 2 and _same(own[0], other[1]) and _same(own[1], other[0]):
+        return other[0][0].isupper() and not any(word.isdecimal() for word in own)
+    ends = [(own[0], other[0]), (own[-1], other[-1])]
+    slips = sum(not _same(a, b) and not _initial(a, b) for a, b in ends)
+    if slips > 1 or any(not (_same(a, b) or (at == 0 and _initial(a, b)) or _slip(a, b)) for at, (a, b) in enumerate(ends)):
+        return False
+    mine, theirs = list(own[1:-1]), list(other[1:-1])
+    if any(word[0].islower() and _plain(word) not in SMALL for word in theirs) or len(theirs) > len(mine) + INSERTED:
+        return False
+    return _subsequence(mine, theirs) or _subsequence(theirs, mine)
+
+
+def _subsequence(short: Sequence[str], long: Sequence[str]) -> bool:
+    """Whether all words of one stand in the other in order; an initial stands for its word."""
+    rest = iter(long)
+    return all(any(_same(word, each) or _initial(word, each) for each in rest) for word in short)
