@@ -157,8 +157,18 @@ class Ledger:
         if numbers is None:
             yield from self.db.execute("SELECT number, vector FROM embeddings ORDER BY number")
             return
-        for number in numbers:
-            yield from self.db.execute("SELECT number, vector FROM embeddings WHERE number = ?", [number])
+        for at in range(0, len(numbers), 500):
+            some = list(numbers[at : at + 500])
+            yield from self.db.execute(f"SELECT number, vector FROM embeddings WHERE number IN ({','.join('?' * len(some))})", some)
+
+    def embedded(self) -> int:
+        """How many vectors there are."""
+        return int(self.db.execute("SELECT count(*) FROM embeddings").fetchone()[0])
+
+    def sample_vectors(self, count: int) -> list[bytes]:
+        """About so many vectors, spread evenly over all; the same ones each time."""
+        numbers = [row[0] for row in self.db.execute("SELECT number FROM embeddings ORDER BY number")]
+        return [vector for _, vector in self.vectors(numbers[:: max(1, len(numbers) // count)])]
 
     def numbers(self) -> list[int]:
         """Row numbers of all active facts."""
