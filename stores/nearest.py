@@ -104,7 +104,7 @@ class Nearest:
         order = get_args(Kind)
         if not order.index(sizes.kind(count // slack)) <= order.index(self.kind) <= order.index(sizes.kind(count * slack)):
             return False
-        return self.exact or count <= sizes.outgrown * self.learnt * slack and self.learnt <= sizes.outgrown * count * slack
+        return self.exact or (count <= sizes.outgrown * self.learnt * slack and self.learnt <= sizes.outgrown * count * slack)
 
     def add(self, ids: NDArray[np.int64], vectors: Matrix) -> None:
         """Take in unit vectors (n, d) under ids (n,)."""
