@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from sqlite_utils import Database
 
@@ -32,8 +33,8 @@ def _telling(db: Database, words: list[str]) -> Iterator[str]:
     """The words that few names have, and the runs of two or three words around those that many have."""
     found = {word: _frequency(db, word) for word in dict.fromkeys(words)}
     yield from (word for word, count in found.items() if 0 < count <= COMMON)
-    pairs = {(a, b) for a, b in zip(words, words[1:], strict=False) if found[a] and found[b] and max(found[a], found[b]) > COMMON}
-    for at, pair in enumerate(zip(words, words[1:], strict=False)):
+    pairs = {(a, b) for a, b in pairwise(words) if found[a] and found[b] and max(found[a], found[b]) > COMMON}
+    for at, pair in enumerate(pairwise(words)):
         if pair not in pairs:
             continue
         pairs.discard(pair)

@@ -140,7 +140,8 @@ class Nearest:
 
 
 def _untrained(kind: Kind, number: int, dimension: int) -> Any:
-    quantizer = faiss.IndexFlatIP(dimension)
+    quantizer: Any = faiss.IndexFlatIP(dimension)
+    index: Any
     if kind == "lists":
         index = faiss.IndexIVFFlat(quantizer, dimension, number, faiss.METRIC_INNER_PRODUCT)
     else:

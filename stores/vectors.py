@@ -136,7 +136,7 @@ class VectorIndex:
         try:
             about = json.loads(self.manifest.read_text(encoding="utf-8"))
             data = np.asarray(np.memmap(self.file, dtype=np.uint8, mode="r"))
-            if about["embedder"] != self.embedder_hash or about["sha256"] != hashlib.sha256(data).hexdigest():
+            if about["embedder"] != self.embedder_hash or about["sha256"] != hashlib.sha256(memoryview(data)).hexdigest():
                 raise ValueError("it belongs to another embedder, or is damaged")
             if about["revision"] > self.ledger.revision():
                 raise ValueError("it is newer than the ledger")
