@@ -218,9 +218,10 @@ def main(count: int, embedded: int, queries: int, routed: int, keep: Path | None
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     embedder = Embedder()
+    embedder.embed(["a warm-up"])
     found = stored_sample(keep, embedder, min(embedded, count), queries)
     vectors = multiply(found, count)
-    some = np.random.default_rng(5).integers(len(found.statements), size=300)
+    some = np.random.default_rng(5).integers(min(count, len(found.statements)), size=300)
     drawn = vectors[np.random.default_rng(6).permutation(count)[: len(found.statements)]]
     result: dict[str, Any] = {
         "command": f"python bench/scale.py --count {count} --embedded {embedded} --queries {queries} --routed {routed}",

@@ -87,7 +87,7 @@ class Router:
         facts = self.ledger.by_number(self.ledger.search_names(last, self.policy.candidates))
         readings = dict(zip(facts, self.witness.readings(query, list(facts.values())), strict=True))
         named = time.perf_counter()
-        vectors = self._embed([query] if last == query.strip() else [query, last], self.witness.texts(list(readings.values()), worth))
+        vectors = self._embed([query] if last == query.strip() else [query, last], self.witness.texts(list(readings.values())))
         embedded = time.perf_counter()
         similarity: dict[int, float] = {}
         for found in self.index.search(vectors, self.policy.candidates):
@@ -100,7 +100,7 @@ class Router:
         readings |= dict(zip(near, self.witness.readings(query, list(near.values())), strict=True))
         facts |= near
         numbers = [n for n in facts if n in similarity]
-        evidence = self.witness.weigh([readings[n] for n in numbers], worth)
+        evidence = self.witness.weigh([readings[n] for n in numbers], [similarity[n] for n in numbers], worth)
         hits = [Hit(facts[n], similarity[n], probability(seen, weights), asdict(seen)) for n, seen in zip(numbers, evidence, strict=True)]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {

@@ -109,18 +109,19 @@ class Witness:
         self.embedder = embedder if embedder.name == DEFAULT else Embedder(DEFAULT)
         self._kept: dict[str, NDArray[np.float32]] = {}
 
-    def gather(self, query: str, facts: Sequence[Fact], worth: Worth | None = None) -> list[Evidence]:
-        """The evidence for each fact; see `weigh`."""
-        return self.weigh(self.readings(query, facts), worth)
+    def gather(self, query: str, facts: Sequence[Fact]) -> list[Evidence]:
+        """The evidence for each fact."""
+        return self.weigh(self.readings(query, facts))
 
     def readings(self, query: str, facts: Sequence[Fact]) -> list[Reading]:
         """Each fact beside the query."""
         return [Reading.of(query, fact, self.phrasings.hidden) for fact in facts]
 
-    def weigh(self, readings: Sequence[Reading], worth: Worth | None = None) -> list[Evidence]:
+    def weigh(self, readings: Sequence[Reading], cosines: Sequence[float] = (), worth: Worth | None = None) -> list[Evidence]:
         """The evidence for each fact.
 
         Args:
+            cosines: of the query with each fact's statement; for `worth` only.
             worth: whether a fact with such evidence would fire. What would not at its best is not read to the end (see `hybrid.scope.stages`), and
                 is told of with its own wording's logit, or the usual one. Everything is read if this is None.
         """
@@ -128,13 +129,12 @@ class Witness:
         if worth is None or limits is None:
             logits = self.logits(readings)
             return [_seen(each, sum(found) / len(found), m) for each, found, m in zip(readings, logits, self._margins(readings), strict=True)]
-        told = [limits.unread(each) for each in readings]
-        alive = self.promising(readings, worth)
+        alive = [i for i, each in enumerate(readings) if worth(limits.ceiling(each, cosines[i]))]
         margins = dict(zip(alive, self._margins([readings[i] for i in alive]), strict=True))
         told = [limits.unread(each, margins.get(i, 0.0)) for i, each in enumerate(readings)]
-        alive = [i for i in alive if worth(limits.ceiling(readings[i], margin=margins[i]))]
+        alive = [i for i in alive if worth(limits.ceiling(readings[i], cosines[i], margin=margins[i]))]
         own = dict(zip(alive, (found[0] for found in self.logits([readings[i] for i in alive], slice(1))), strict=True))
-        more = [i for i in alive if len(readings[i].wordings) > 1 and worth(limits.ceiling(readings[i], own[i], margins[i]))]
+        more = [i for i in alive if len(readings[i].wordings) > 1 and worth(limits.ceiling(readings[i], cosines[i], own[i], margins[i]))]
         rest = dict(zip(more, self.logits([readings[i] for i in more], slice(1, None)), strict=True))
         for i in alive:
             several = len(readings[i].wordings) > 1
@@ -153,15 +153,9 @@ class Witness:
         """The bounds measured for this classifier, if there are."""
         return bounds(classifier(self.scorer))
 
-    def promising(self, readings: Sequence[Reading], worth: Worth) -> list[int]:
-        """Which could fire, as far as their names tell."""
-        limits = self.limits
-        return [i for i, each in enumerate(readings) if limits is None or worth(limits.ceiling(each))]
-
-    def texts(self, readings: Sequence[Reading], worth: Worth | None = None) -> list[str]:
-        """What has to be embedded for these facts and is not kept, so that a caller can do it with other texts, and `keep` it."""
-        some = readings if worth is None else [readings[i] for i in self.promising(readings, worth)]
-        return self._new([text for each in some if each.bare is not None for text in (each.bare, *each.forms)])
+    def texts(self, readings: Sequence[Reading]) -> list[str]:
+        """What has to be embedded for the facts that the query names, and is not kept, so that a caller can do it with other texts, and `keep` it."""
+        return self._new([text for each in readings if each.bare is not None and each.shared > 0.5 for text in (each.bare, *each.forms)])
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Remember vectors of texts."""

@@ -12,12 +12,12 @@ import json
 import random
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from hybrid.scope.scorer import ScopeScorer
 
 FILE = Path(__file__).with_suffix(".json")
-SHARES = (0.0, 0.5, 0.999)
-"""A fact's group: none, up to half, more, and all of its name's words stand in what is asked."""
-MISSED = 1 / 2000
+SHARES = (0.5, 0.999)
+NEAR = (0.2, 0.3, 0.4, 0.5, 0.6)
+"""Cosines of query and statement that part the candidates further."""
+MISSED = 1 / 1000
 """Share of a group's logits that may lie above its bound."""
 SLACK = 0.25
 """Added to the bounds."""
@@ -45,26 +46,31 @@ def classifier(scorer: ScopeScorer) -> str:
     return hashlib.sha256(json.dumps(scorer.about["files"], sort_keys=True).encode()).hexdigest()
 
 
-def group(share: float) -> int:
-    """The group of a fact by the share of its name that is in the query."""
-    return sum(share > edge for edge in SHARES)
+def group(share: float, bare: bool) -> int:
+    """Of a fact: none of its name's telling words, up to half of the name, more, or all of it stands in what is asked."""
+    return 1 + sum(share > edge for edge in SHARES) if bare else 0
+
+
+def near(cosine: float) -> int:
+    """Where a cosine lies among `NEAR`."""
+    return sum(cosine > edge for edge in NEAR)
 
 
 @dataclass(frozen=True)
 class Bounds:
     """What evidence that is costly to gather reaches at most."""
 
-    highest: tuple[float, ...]
-    """Logit, by group."""
+    highest: tuple[tuple[float, ...], ...]
+    """Logit, by group and cosine."""
     usual: tuple[float, ...]
     """The median logit, by group: what is told of a fact that was not read."""
     rise: float
     """How far the mean over all wordings lies above the logit of the fact's own."""
     margin: float
 
-    def ceiling(self, reading: Reading, logit: float | None = None, margin: float | None = None) -> Evidence:
+    def ceiling(self, reading: Reading, cosine: float, logit: float | None = None, margin: float | None = None) -> Evidence:
         """The most that a fact could have for it; the own wording's logit and the margin, if they are known, lower it."""
-        top = self.highest[group(reading.shared)]
+        top = self.highest[group(reading.shared, reading.bare is not None)][near(cosine)]
         if logit is not None:
             top = logit + self.rise if len(reading.wordings) > 1 else logit
         highest = (0.0 if reading.bare is None else self.margin) if margin is None else margin
@@ -72,7 +78,7 @@ class Bounds:
 
     def unread(self, reading: Reading, margin: float = 0.0) -> Evidence:
         """What is told of a fact that the classifier did not read."""
-        return replace(self.ceiling(reading, margin=margin), logit=self.usual[group(reading.shared)])
+        return replace(self.ceiling(reading, 0.0, margin=margin), logit=self.usual[group(reading.shared, reading.bare is not None)])
 
 
 @lru_cache(maxsize=4)
@@ -84,22 +90,45 @@ def bounds(known: str, file: Path = FILE) -> Bounds | None:
     if about["classifier"] != known:
         return None
     found = about["bounds"]
-    return Bounds(tuple(found["highest"]), tuple(found["usual"]), found["rise"], found["margin"])
+    return Bounds(tuple(map(tuple, found["highest"])), tuple(found["usual"]), found["rise"], found["margin"])
 
 
-def measure(rows: Sequence[tuple[float, float, float, float]]) -> Bounds:
-    """Bounds from (share, own wording's logit, mean logit, margin) of candidates."""
-    groups: list[list[float]] = [[] for _ in range(len(SHARES) + 1)]
-    for share, _, mean, _ in rows:
-        groups[group(share)].append(mean)
-    if not all(groups):
+class Candidate(NamedTuple):
+    """What was seen of one candidate."""
+
+    share: float
+    bare: bool
+    cosine: float
+    own: float
+    """The logit of its own wording."""
+    mean: float
+    margin: float
+
+
+def measure(rows: Sequence[Candidate]) -> Bounds:
+    """Bounds from candidates of many queries.
+
+    Raises:
+        ValueError: if a group has none.
+    """
+    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for row in rows:
+        cells[group(row.share, row.bare), near(row.cosine)].append(row.mean)
+    groups = range(len(SHARES) + 2)
+    usual = [sorted(row.mean for row in rows if group(row.share, row.bare) == at) for at in groups]
+    if not all(usual):
         raise ValueError("there are no candidates of some group; measure on more queries")
-    tops = [_top(each) for each in groups]
+    lowest = min(row.mean for row in rows)
+    # sharing more of a name, or lying nearer, never lowers a bound
+    tops = [
+        [max(_top(cells[g, n]) if (g, n) in cells else lowest for g in range(at + 1) for n in range(to + 1)) + SLACK for to in range(len(NEAR) + 1)]
+        for at in groups
+    ]
     return Bounds(
-        highest=tuple(round(max(tops[: at + 1]) + SLACK, 3) for at in range(len(tops))),  # sharing more of a name never lowers it
-        usual=tuple(round(sorted(each)[len(each) // 2], 3) for each in groups),
-        rise=round(_top([mean - own for share, own, mean, _ in rows if share > SHARES[1]]) + SLACK, 3),
-        margin=round(max(margin for *_, margin in rows) + 0.1, 3),
+        highest=tuple(tuple(round(top, 3) for top in row) for row in tops),
+        usual=tuple(round(each[len(each) // 2], 3) for each in usual),
+        rise=round(_top([row.mean - row.own for row in rows if row.share > SHARES[0]]) + SLACK, 3),
+        margin=round(max(row.margin for row in rows) + 0.1, 3),
     )
 
 
@@ -119,13 +148,13 @@ def prepare(memory: HybridMemory, maker: PairMaker, count: int, queries: int, se
     return [(kind, query) for kind in (*evaluate.INSIDE, *KINDS[1:]) for _, query in evaluate.queries(maker, chosen, kind, queries, rng)]
 
 
-def observe(memory: HybridMemory, query: str) -> Iterator[tuple[float, float, float, float]]:
-    """(share of the name, own wording's logit, mean logit, margin) of a query's candidates."""
+def observe(memory: HybridMemory, query: str) -> Iterator[Candidate]:
+    """A query's candidates."""
     witness = memory.router.witness
     hits, _ = memory.router.candidates(query)
     readings = witness.readings(query, [hit.fact for hit in hits])
-    for hit, (own,) in zip(hits, witness.logits(readings, slice(1)), strict=True):
-        yield hit.evidence["shared"], own, hit.evidence["logit"], hit.evidence["margin"]
+    for hit, one, (own,) in zip(hits, readings, witness.logits(readings, slice(1)), strict=True):
+        yield Candidate(one.shared, one.bare is not None, hit.similarity, own, hit.evidence["logit"], hit.evidence["margin"])
 
 
 def compare(memory: HybridMemory, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
