@@ -40,7 +40,9 @@ def maker(facts: Sequence[Fact], prose: Sequence[str], seed: int = 0) -> PairMak
     triples = [Triple(found.id, fact.subject, fact.target_new) for fact in facts if (found := find(fact.relation)) is not None and found.id in usable]
     own = sorted({triple.relation for triple in triples})
     others = random.Random(seed).sample([key for key in usable if key not in own], min(FURTHER, len(usable) - len(own)))
-    return PairMaker(triples, [*own * 3, *others], prose, broad=True, others=usable)
+    made = PairMaker(triples, [*own, *others], prose, broad=True, others=usable)
+    made.ids = [*own * max(1, FURTHER // max(1, len(own))), *others]  # half of the pairs about the store's own relations
+    return made
 
 
 def train(memory: HybridMemory, out: Path, pairs: int, lr: float, prose: Sequence[str] = (), threads: int = 0) -> Path:
