@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -135,8 +136,8 @@ class VectorIndex:
     def _load(self) -> tuple[Nearest, int] | None:
         try:
             about = json.loads(self.manifest.read_text(encoding="utf-8"))
-            data = np.asarray(np.memmap(self.file, dtype=np.uint8, mode="r"))
-            if about["embedder"] != self.embedder_hash or about["sha256"] != hashlib.sha256(memoryview(data)).hexdigest():
+            data: Any = np.asarray(np.memmap(self.file, dtype=np.uint8, mode="r"))
+            if about["embedder"] != self.embedder_hash or about["sha256"] != hashlib.sha256(data).hexdigest():
                 raise ValueError("it belongs to another embedder, or is damaged")
             if about["revision"] > self.ledger.revision():
                 raise ValueError("it is newer than the ledger")
