@@ -236,7 +236,7 @@ def refit(seen: Sequence[Seen], start: Mapping[str, float], strength: float) -> 
         raise HybridError("there is nothing to weigh: the candidates are all in scope or all out of it; add facts, or feedback of the other sort")
     names = list(Evidence.__dataclass_fields__)
     raw = np.array([[getattr(evidence, name) for name in names] for evidence, _, _ in rows])
-    y, share = np.array([float(label) for _, label, _ in rows]), np.array([weight for *_, weight in rows])
+    y, importance = np.array([float(label) for _, label, _ in rows]), np.array([weight for *_, weight in rows])
     spread = np.append(np.maximum(raw.std(0), 0.1), 1.0)
     x = np.column_stack([raw, np.ones(len(raw))])
     first = np.array([*(start[name] for name in names), start["bias"]])
@@ -244,8 +244,8 @@ def refit(seen: Sequence[Seen], start: Mapping[str, float], strength: float) -> 
     b = first.copy()
     for _ in range(100):
         said = 1 / (1 + np.exp(-np.clip(x @ b, -60, 60)))
-        gradient = x.T @ (share * (said - y)) + penalty * (b - first)
-        step = np.linalg.solve((x * (share * np.maximum(said * (1 - said), 1e-6))[:, None]).T @ x + np.diag(penalty), gradient)
+        gradient = x.T @ (importance * (said - y)) + penalty * (b - first)
+        step = np.linalg.solve((x * (importance * np.maximum(said * (1 - said), 1e-6))[:, None]).T @ x + np.diag(penalty), gradient)
         b -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         if float(np.abs(step).max()) < 1e-8:
             break
