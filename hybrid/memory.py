@@ -28,8 +28,8 @@ from hybrid.embedder import DEFAULT, Embedder
 from hybrid.model import POCKET, LanguageModel
 from hybrid.request import Added, Request, from_cue
 from hybrid.router import Router
+from hybrid.scope.adapt import own_scorer, own_weights
 from hybrid.scope.evidence import Witness
-from hybrid.scope.scorer import ScopeScorer
 from policies.scope import ScopePolicy
 from stores.deltas import Delta
 from stores.events import now
@@ -86,7 +86,8 @@ class HybridMemory:
     @cached_property
     def router(self) -> Router:
         """Decides which facts govern a query."""
-        return Router(self.ledger, self.index, self.embedder, Witness(ScopeScorer(), self.embedder), self.scope, self.generations.in_weights)
+        witness = Witness(own_scorer(self), self.embedder)
+        return Router(self.ledger, self.index, self.embedder, witness, self.scope, self.generations.in_weights, lambda: own_weights(self))
 
     @cached_property
     def weights(self) -> LiveWeights:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
 from hybrid.scope.evidence import Witness, last_sentence
+from hybrid.scope.stages import Worth
 from policies.routing import route as choose
 from policies.scope import ScopePolicy, probability
 from stores.errors import HybridError
@@ -20,6 +22,8 @@ from stores.records import Hit
 from stores.vectors import VectorIndex
 
 ROUTES = ("base", "ike", "weights")
+LONG = 200
+"""Letters of a query from which on it is embedded alone."""
 
 
 class Router:
@@ -33,9 +37,12 @@ class Router:
         witness: Witness,
         policy: ScopePolicy | None = None,
         in_weights: Callable[[list[str]], set[str]] = lambda _: set(),
+        weights: Callable[[], Mapping[str, float] | None] = lambda: None,
     ):
         self.ledger, self.index, self.embedder, self.witness, self.in_weights = ledger, index, embedder, witness, in_weights
         self.policy = policy or ScopePolicy()
+        self.weights = weights
+        """The store's own weights of the evidence; None where it has none."""
 
     def route(self, query: str, *, force: str | None = None, namespaces: Sequence[str] | None = None, moment: str | None = None) -> Decision:
         """Choose a route for a query.
@@ -53,7 +60,7 @@ class Router:
         started = time.perf_counter()
         if force in ("base", "weights"):
             return Decision(force, timings_ms={"route": _since(started)})
-        candidates, timings = self.candidates(query)
+        candidates, timings = self.candidates(query, quick=force is None)
         if force == "ike" and not candidates:
             raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
         governing = self.policy.govern(candidates, moment or now(), namespaces)
@@ -63,37 +70,59 @@ class Router:
         chosen = force or choose(ids, self.in_weights(ids))
         return Decision(chosen, tuple(governing), tuple(candidates), timings | {"route": _since(started)})
 
-    def candidates(self, query: str) -> tuple[list[Hit], dict[str, float]]:
-        """The facts nearest to the query by meaning or by name, scored, best first; and what each step took."""
+    def candidates(self, query: str, *, quick: bool = False) -> tuple[list[Hit], dict[str, float]]:
+        """The facts nearest to the query by meaning or by name, scored, best first; and what each step took.
+
+        Args:
+            quick: do not read to the end what can not govern; the decision is the same (but for bounds that were exceeded, see
+                `hybrid.scope.stages`), the scores of facts that do not govern are estimates.
+        """
         started = time.perf_counter()
         self.index.refresh()
         if len(self.index) == 0:
             return [], {}
         last = last_sentence(query)
-        views = [query] if last == query.strip() else [query, last]
-        vectors = self.embedder.embed(views)
+        weights = self.weights() or self.witness.scorer.about["evidence"]
+        worth = self._worth(weights) if quick else None
+        facts = self.ledger.by_number(self.ledger.search_names(last, self.policy.candidates))
+        readings = dict(zip(facts, self.witness.readings(query, list(facts.values())), strict=True))
+        named = time.perf_counter()
+        vectors = self._embed([query] if last == query.strip() else [query, last], self.witness.texts(list(readings.values())))
         embedded = time.perf_counter()
         similarity: dict[int, float] = {}
         for found in self.index.search(vectors, self.policy.candidates):
             for number, cosine in found:
                 similarity[number] = max(cosine, similarity.get(number, -1.0))
-        named = [n for n in self.ledger.search_names(last, self.policy.candidates) if n not in similarity]
-        if named:
-            for number, stored in self.ledger.vectors(named):
-                similarity[number] = float((vectors @ np.frombuffer(stored, dtype="<f4")).max())
+        for number, stored in self.ledger.vectors([n for n in facts if n not in similarity]):
+            similarity[number] = float((vectors @ np.frombuffer(stored, dtype="<f4")).max())
         searched = time.perf_counter()
-        facts = self.ledger.by_number(similarity)
-        numbers = list(facts)
-        weights = self.witness.scorer.about["evidence"]
-        evidence = self.witness.gather(query, [facts[n] for n in numbers])
+        near = self.ledger.by_number([n for n in similarity if n not in facts])
+        readings |= dict(zip(near, self.witness.readings(query, list(near.values())), strict=True))
+        facts |= near
+        numbers = [n for n in facts if n in similarity]
+        evidence = self.witness.weigh([readings[n] for n in numbers], [similarity[n] for n in numbers], worth)
         hits = [Hit(facts[n], similarity[n], probability(seen, weights), asdict(seen)) for n, seen in zip(numbers, evidence, strict=True)]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {
-            "embed": (embedded - started) * 1000,
-            "search": (searched - embedded) * 1000,
+            "embed": (embedded - named) * 1000,
+            "search": (searched - embedded + named - started) * 1000,
             "score": _since(searched),
         }
         return hits, timings
+
+    def _worth(self, weights: Mapping[str, float]) -> Worth | None:
+        """Whether evidence suffices to govern; None where more of it might count against a fact."""
+        if min(weights["logit"], weights["margin"], weights["strange"]) < 0:
+            return None
+        return lambda seen: probability(seen, weights) >= self.policy.threshold
+
+    def _embed(self, views: list[str], texts: list[str]) -> NDArray[np.float32]:
+        """Vectors of the views of a query; in the same pass those texts that the witness will ask for, unless the query is so long that they would wait for it."""
+        if self.witness.embedder is not self.embedder or len(views[0]) > LONG:
+            return self.embedder.embed(views)
+        vectors = self.embedder.embed([*views, *texts])
+        self.witness.keep(texts, vectors[len(views) :])
+        return vectors[: len(views)]
 
 
 def _since(moment: float) -> float:

@@ -19,6 +19,7 @@ from sqlite_utils import Database
 
 from stores import events
 from stores.errors import Conflict, Corrupt, Locked, NotFound
+from stores.names import search
 from stores.records import LISTS, Event, Fact, Identity
 from stores.schema import migrations
 
@@ -144,21 +145,26 @@ class Ledger:
         return dict(self.db.execute("SELECT status, count(*) FROM facts GROUP BY status").fetchall())
 
     def search_names(self, query: str, limit: int) -> list[int]:
-        """Row numbers of active facts whose subject or alias shares the rarest words with the query."""
-        words = list(dict.fromkeys(re.findall(r"\w+", query)))[-40:]
-        if not words:
-            return []
-        match = " OR ".join(f'"{word}"' for word in words)
-        rows = self.db.execute("SELECT rowid FROM subject_names WHERE subject_names MATCH ? ORDER BY rank LIMIT ?", [match, limit])
-        return [row[0] for row in rows]
+        """Row numbers of active facts whose subject or alias shares the rarest words with the query; see `stores.names.search`."""
+        return search(self.db, query, limit)
 
     def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
         """(row number, float32 bytes) of active facts, all or some."""
         if numbers is None:
             yield from self.db.execute("SELECT number, vector FROM embeddings ORDER BY number")
             return
-        for number in numbers:
-            yield from self.db.execute("SELECT number, vector FROM embeddings WHERE number = ?", [number])
+        for at in range(0, len(numbers), 500):
+            some = list(numbers[at : at + 500])
+            yield from self.db.execute(f"SELECT number, vector FROM embeddings WHERE number IN ({','.join('?' * len(some))})", some)
+
+    def embedded(self) -> int:
+        """How many vectors there are."""
+        return int(self.db.execute("SELECT count(*) FROM embeddings").fetchone()[0])
+
+    def sample_vectors(self, count: int) -> list[bytes]:
+        """About so many vectors, spread evenly over all; the same ones each time."""
+        numbers = [row[0] for row in self.db.execute("SELECT number FROM embeddings ORDER BY number")]
+        return [vector for _, vector in self.vectors(numbers[:: max(1, len(numbers) // count)])]
 
     def numbers(self) -> list[int]:
         """Row numbers of all active facts."""

@@ -65,3 +65,16 @@ def consolidation(db: Database) -> None:
             DELETE FROM marks WHERE fact_id = NEW.id; DELETE FROM value_keys WHERE fact_id = NEW.id; END""",
     ):
         db.execute(statement)
+
+
+@migrations()
+def feedback(db: Database) -> None:
+    """Which facts should have governed which queries, and which should not have; it leaves with the fact."""
+    for statement in (
+        """CREATE TABLE feedback (
+            number INTEGER PRIMARY KEY, query TEXT NOT NULL, fact_id TEXT, fires INTEGER NOT NULL, at TEXT NOT NULL, actor TEXT NOT NULL)""",
+        "CREATE INDEX feedback_by_fact ON feedback(fact_id)",
+        """CREATE TRIGGER forgotten_facts_leave_no_feedback AFTER UPDATE OF status ON facts WHEN NEW.status = 'forgotten' BEGIN
+            DELETE FROM feedback WHERE fact_id = NEW.id; END""",
+    ):
+        db.execute(statement)

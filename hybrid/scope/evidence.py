@@ -18,6 +18,7 @@ from hybrid.lexicon import fill, find
 from hybrid.scope.names import longer, shared, span, variant, without
 from hybrid.scope.phrasings import PRONOUN, Phrasings
 from hybrid.scope.scorer import ScopeScorer
+from hybrid.scope.stages import Bounds, Worth, bounds, classifier
 from policies.scope import Evidence
 from stores.records import Fact
 
@@ -79,6 +80,20 @@ class Reading:
         within = where is not None and longer(where, last)
         return cls(asked, where is not None and not spelt, spelt, within, before, share, bare, wordings, None if relation is None else relation.id, forms)
 
+    def evidence(self, logit: float, margin: float) -> Evidence:
+        """What the names tell, with what the classifier and the wordings say."""
+        known = self.relation is not None
+        return Evidence(
+            logit=logit,
+            named=float(self.named),
+            variant=float(self.variant),
+            longer=float(self.longer),
+            before=float(self.before),
+            shared=self.shared,
+            margin=margin if known else 0.0,
+            strange=0.0 if known else margin,
+        )
+
 
 class Witness:
     """Gathers evidence; vectors of wordings that come again are kept."""
@@ -90,23 +105,57 @@ class Witness:
 
     def gather(self, query: str, facts: Sequence[Fact]) -> list[Evidence]:
         """The evidence for each fact."""
-        readings = [Reading.of(query, fact, self.phrasings.hidden) for fact in facts]
-        pairs = [(wording, reading.asked) for reading in readings for wording in reading.wordings]
-        logits = iter(self.scorer.logits([wording for wording, _ in pairs], [asked for _, asked in pairs]))
-        margins = self._margins(readings)
-        return [
-            Evidence(
-                logit=sum(next(logits) for _ in reading.wordings) / len(reading.wordings),
-                named=float(reading.named),
-                variant=float(reading.variant),
-                longer=float(reading.longer),
-                before=float(reading.before),
-                shared=reading.shared,
-                margin=margin if reading.relation is not None else 0.0,
-                strange=margin if reading.relation is None else 0.0,
-            )
-            for reading, margin in zip(readings, margins, strict=True)
-        ]
+        return self.weigh(self.readings(query, facts))
+
+    def readings(self, query: str, facts: Sequence[Fact]) -> list[Reading]:
+        """Each fact beside the query."""
+        return [Reading.of(query, fact, self.phrasings.hidden) for fact in facts]
+
+    def weigh(self, readings: Sequence[Reading], cosines: Sequence[float] = (), worth: Worth | None = None) -> list[Evidence]:
+        """The evidence for each fact.
+
+        Args:
+            cosines: of the query with each fact's statement; for `worth` only.
+            worth: whether a fact with such evidence would fire. What would not at its best is not read to the end (see `hybrid.scope.stages`), and
+                is told of with its own wording's logit, or the usual one. Everything is read if this is None.
+        """
+        limits = None if worth is None else self.limits
+        if worth is None or limits is None:
+            logits = self.logits(readings)
+            return [each.evidence(sum(found) / len(found), m) for each, found, m in zip(readings, logits, self._margins(readings), strict=True)]
+        alive = [i for i, each in enumerate(readings) if worth(limits.ceiling(each, cosines[i]))]
+        margins = dict(zip(alive, self._margins([readings[i] for i in alive]), strict=True))
+        told = [limits.unread(each, margins.get(i, 0.0)) for i, each in enumerate(readings)]
+        alive = [i for i in alive if worth(limits.ceiling(readings[i], cosines[i], margin=margins[i]))]
+        own = dict(zip(alive, (found[0] for found in self.logits([readings[i] for i in alive], slice(1))), strict=True))
+        more = [i for i in alive if len(readings[i].wordings) > 1 and worth(limits.ceiling(readings[i], cosines[i], own[i], margins[i]))]
+        rest = dict(zip(more, self.logits([readings[i] for i in more], slice(1, None)), strict=True))
+        for i in alive:
+            several = len(readings[i].wordings) > 1
+            logit = (own[i] + sum(rest[i])) / (1 + len(rest[i])) if i in rest else own[i] + min(0.0, limits.rise if several else 0.0)
+            told[i] = readings[i].evidence(logit, margins[i])
+        return told
+
+    def logits(self, readings: Sequence[Reading], which: slice = slice(None)) -> list[list[float]]:
+        """The classifier's logits for the wordings (or some) of each fact, in one batch."""
+        pairs = [(wording, reading.asked) for reading in readings for wording in reading.wordings[which]]
+        found = iter(self.scorer.logits([wording for wording, _ in pairs], [asked for _, asked in pairs]) if pairs else [])
+        return [[next(found) for _ in reading.wordings[which]] for reading in readings]
+
+    @property
+    def limits(self) -> Bounds | None:
+        """The bounds measured for this classifier, if there are."""
+        return bounds(classifier(self.scorer))
+
+    def texts(self, readings: Sequence[Reading]) -> list[str]:
+        """What has to be embedded for the facts that the query names, and is not kept, so that a caller can do it with other texts, and `keep` it."""
+        return self._new([text for each in readings if each.bare is not None and each.shared > 0.5 for text in (each.bare, *each.forms)])
+
+    def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Remember vectors of texts."""
+        if len(self._kept) > 4096:
+            self._kept.clear()
+        self._kept |= dict(zip(texts, vectors, strict=True))
 
     def _margins(self, readings: Sequence[Reading]) -> list[float]:
         """How much nearer the query's wording is to the fact's relation than to any other; 0 where nothing of the name is found."""
@@ -122,9 +171,13 @@ class Witness:
             margins.append(max(own, *(float(vector @ self._kept[form]) for form in reading.forms)) - rival)
         return margins
 
+    def _new(self, texts: Sequence[str]) -> list[str]:
+        return [text for text in dict.fromkeys(texts) if text not in self._kept]
+
     def _embed(self, texts: Sequence[str]) -> None:
-        """Fill the memory of vectors."""
+        """Fill the memory of vectors; all of these are in it afterwards."""
         if len(self._kept) > 4096:
             self._kept.clear()
-        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        self._kept |= dict(zip(new, self.embedder.embed(new), strict=True)) if new else {}
+        new = self._new(texts)
+        if new:
+            self.keep(new, self.embedder.embed(new))

@@ -84,6 +84,8 @@ class ScopeScorer:
 
     def __init__(self, folder: Path = WEIGHTS):
         self.folder = folder
+        self.pairs = 0
+        """Read so far."""
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class ScopeScorer:
     def logits(self, statements: Sequence[str], queries: Sequence[str], batch: int = 64) -> list[float]:
         """One logit a pair: how strongly the statement governs the query."""
         model, tok = self.network
+        self.pairs += len(queries)
         order = sorted(range(len(queries)), key=lambda i: len(statements[i]) + len(queries[i]))
         found = [0.0] * len(queries)
         for at in range(0, len(order), batch):

@@ -78,14 +78,13 @@ def _load_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimize
 
 
 def run(
-    facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4, start: Path | None = None
+    maker: PairMaker, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4, start: Path | None = None
 ) -> None:
     """Train on `pairs` pairs, from MiniLM or from the classifier in the folder `start`, and write the weights; `hybrid.scope.calibrate` weighs them then."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    made = makers(facts, text)
     model, tok = ScopeScorer(start).network if start else (CrossEncoder(), tokenizer())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
     state = out / "scope.safetensors"
@@ -97,7 +96,7 @@ def run(
         model.body.forward = torch.compile(model.body.forward, dynamic=True)
     while step < steps:
         rng = random.Random(f"scope/{step // 16}")
-        drawn = sorted((made.train.draw(rng) for _ in range(16 * rows)), key=lambda pair: len(pair.statement) + len(pair.query))
+        drawn = sorted((maker.draw(rng) for _ in range(16 * rows)), key=lambda pair: len(pair.statement) + len(pair.query))
         batches = [drawn[at : at + rows] for at in range(0, len(drawn), rows)]
         rng.shuffle(batches)
         for batch in batches:
@@ -137,7 +136,7 @@ def run(
 def main(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, lr: float, start: Path | None, fuse: bool) -> None:
     """Train the scope classifier."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run(facts, text, out, weights, pairs, threads, fuse, lr=lr, start=start)
+    run(makers(facts, text).train, out, weights, pairs, threads, fuse, lr=lr, start=start)
 
 
 if __name__ == "__main__":
