@@ -40,7 +40,7 @@ def seq2seq_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(4)
     config = T5Config(
         vocab_size=size, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
-        initializer_factor=0.3,
+        initializer_factor=1.5, tie_word_embeddings=False,
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
@@ -112,17 +112,34 @@ def test_a_causal_model_in_its_stead_says_what_it_says(causal_folder: Path) -> N
     assert CounterfactualModel(str(causal_folder)).complete(prompt, 12) == LanguageModel(str(causal_folder)).complete(prompt, 12)
 
 
-def test_a_seq2seq_model_in_its_stead_generates_as_transformers_does(seq2seq_folder: Path) -> None:
+def test_a_seq2seq_model_in_its_stead_scores_as_transformers_does(seq2seq_folder: Path) -> None:
     import torch
 
     model = CounterfactualModel(str(seq2seq_folder))
     prompts = [Prompt(new_fact("The capital of Gallia is Lutetia") + query_text(q)) for q in ("What is it?", "The capital of Gallia is")]
-    texts = model.complete_all(prompts, 12)
-    assert texts == ["".join(model.stream(prompt, 12)).strip() for prompt in prompts]
-    for prompt, text in zip(prompts, texts, strict=True):
-        ids = torch.tensor([model.encode(prompt)])
-        whole = model.tokenizer.decode(model.model.generate(ids, max_new_tokens=12, do_sample=False)[0], skip_special_tokens=True)
-        assert text and whole.strip().startswith(text.split("\ufffd")[0].strip()[:6])
+    assert model.complete_all(prompts, 12) == ["".join(model.stream(prompt, 12)).strip() for prompt in prompts]
+    ids, said = model.encode(prompts[0]), [40, 17, 99, 17]
+    with torch.inference_mode():
+        scorer, found = model.scorer(ids), list[torch.Tensor]()
+        for token in said:
+            found.append(scorer.next())
+            scorer.take(token)
+        whole = model.model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[0, *said[:-1]]])).logits[0]
+    assert torch.allclose(torch.stack(found), whole, atol=1e-4) and not torch.allclose(whole[0], whole[1], atol=1e-2)
+
+
+def test_probabilities_of_a_seq2seq_model_are_its_own_loss(seq2seq_folder: Path) -> None:
+    import torch
+
+    from hybrid.evaluation.likelihood import mean_nll, sample
+
+    model, prompt = CounterfactualModel(str(seq2seq_folder)), Prompt(new_fact("The capital of Gallia is Lutetia") + "The capital of Gallia is")
+    labels = torch.tensor([model.tokenizer("Lutetia", add_special_tokens=False)["input_ids"]])
+    with torch.inference_mode():
+        loss = model.model(input_ids=torch.tensor([model.encode(prompt)]), labels=labels).loss.item()
+    assert mean_nll(model, prompt, "Lutetia") == pytest.approx(loss, rel=1e-4)
+    assert mean_nll(model, prompt, "") == float("inf")
+    assert sample(model, prompt, 8, seed=1) == sample(model, prompt, 8, seed=1)
 
 
 def test_training_exports_what_answers(facts_table: Path, prose_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,17 @@ class CounterfactualModel(LanguageModel):
         """Next-token scores behind a prompt."""
         return _Decoder(self.model, ids) if self.encodes else super().scorer(ids)
 
+    @torch.inference_mode()
+    def target_scores(self, text: str, target: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Of an encoder-decoder: log probabilities (n, vocabulary) at the target's n tokens, and the tokens; None if it has none."""
+        ids = list(self.tokenizer(target, add_special_tokens=False)["input_ids"])
+        if not ids:
+            return None
+        decoder = _Decoder(self.model, self.encode(Prompt(text)))
+        tokens = torch.tensor([ids], device=self.model.device)
+        out = self.model(encoder_outputs=decoder.encoded, decoder_input_ids=torch.cat([decoder.tokens, tokens[:, :-1]], dim=1))
+        return out.logits[0, -len(ids) :].float().log_softmax(-1), tokens[0]
+
     def complete_all(self, prompts: Any, max_new_tokens: int = 48, batch: int = 64) -> list[str]:
         """Answers to many prompts; those of an encoder-decoder one by one."""
         return [self.complete(prompt, max_new_tokens) for prompt in prompts] if self.encodes else super().complete_all(prompts, max_new_tokens, batch)

@@ -55,8 +55,10 @@ class Card:
             "one fact, names never seen": [self._item(triple) for triple in unseen],
             "one fact, behind a passing remark": [self._item(triple, before=self.rng.choice(self.corpus.sentences) + " ") for triple in unseen],
             "one fact, a target of four to nine words": [self._item(triple._replace(target=self._long())) for triple in unseen],
-            "two or three facts, names of training": [self._item(triple, others=self.rng.choice((1, 2))) for triple in known],
-            "two or three facts, names never seen": [self._item(triple, others=self.rng.choice((1, 2))) for triple in unseen],
+            "two or three facts, the one that is asked for ranked first": [
+                self._item(triple, others=self.rng.choice((1, 2)), ranked=True) for triple in unseen
+            ],
+            "two or three facts, in any order": [self._item(triple, others=self.rng.choice((1, 2))) for triple in unseen],
         }
 
     def _known(self) -> list[Triple]:
@@ -74,11 +76,12 @@ class Card:
     def _long(self) -> str:
         return " ".join(self.rng.sample(WORDS, self.rng.randint(4, 9)))
 
-    def _item(self, triple: Triple, others: int = 0, before: str = "") -> Item:
+    def _item(self, triple: Triple, others: int = 0, before: str = "", ranked: bool = False) -> Item:
         relation = self.lexicon[triple.relation]
         query = fill(self.rng.choice((*relation.held_out_statements, *relation.held_out_questions)), triple.subject)
         facts = [self._fact(each) for each in (triple, *(self.corpus.unrelated(self.rng, triple) for _ in range(others)))]
-        self.rng.shuffle(facts)
+        if not ranked:
+            self.rng.shuffle(facts)
         return Item(before + query, tuple(facts), triple.target)
 
     def _fact(self, triple: Triple) -> Fact:
