@@ -37,4 +37,7 @@ def decide(memory: HybridMemory, query: str, route: str | None, namespaces: Sequ
     started = time.perf_counter()
     said = memory.weights.said(query, facts, max_new_tokens)
     timings = decision.timings_ms | {"weights": (time.perf_counter() - started) * 1000}
-    return replace(decision, route=memory.router.reader if said is None else "weights", said=said, timings_ms=timings)
+    if said is not None:
+        return replace(decision, said=said, timings_ms=timings)
+    reader = memory.router.reader
+    return replace(decision, route=reader, generation=0 if reader == "counterfactual" else decision.generation, timings_ms=timings)
