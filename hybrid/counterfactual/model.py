@@ -111,14 +111,19 @@ class _Decoder(Scorer):
 
 
 class Reader:
-    """Turns a query and the facts that govern it into the prompt that the counterfactual model completes: nothing else is in it."""
+    """Turns a query and the facts that govern it into the prompt that the counterfactual model completes: nothing else is in it.
 
-    def __init__(self, model: CounterfactualModel):
-        self.model = model
+    Args:
+        most: facts that are read, the best ones; by default 1 for the shipped model, as in SERAC, since it tells several apart badly
+            (bench/results/counterfactual.json), and all for others.
+    """
+
+    def __init__(self, model: CounterfactualModel, most: int | None = None):
+        self.model, self.most = model, most or (1 if model.name == SHIPPED else None)
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
-        """The governing facts, the best one last, then the query; the shipped model is told facts in the form that it was trained on."""
+        """The facts, the best one last, then the query; the shipped model is told facts in the form that it was trained on."""
         chat = self.model.is_chat
-        facts = [hit.fact for hit in reversed(decision.governing)]
+        facts = [hit.fact for hit in reversed(decision.governing[: self.most])]
         lines = [told(f.statement, f.subject, f.target_new) if self.model.name == SHIPPED else new_fact(f.statement) for f in facts]
         return Prompt("".join(lines) + (query.strip() if chat else query_text(query)), chat)

@@ -112,6 +112,8 @@ def report(corpus: Corpus, name: str, seed: int, count: int, note: Callable[[str
             "counterfactual": read(items, Reader(reader), reader, "counterfactual"),
             "ike": read(items, own, base, "ike"),
         }
+        if any(len(item.facts) > 1 for item in items):
+            rows[figure]["counterfactual_given_all"] = read(items, Reader(reader, most=3), reader, "counterfactual")
         one, two = rows[figure]["counterfactual"], rows[figure]["ike"]
         note(f"{one['share']:6.1%} {one['ms_a_query']:7.1f} ms   ike {two['share']:6.1%} {two['ms_a_query']:7.1f} ms   {figure} ({len(items)})")
     models = {"counterfactual_model": str(reader.identity), "ike_model": str(base.identity)}
