@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import consolidation, editing, evaluation, generations, schedule, scope
+from hybrid.commands import consolidation, editing, evaluation, generations, reader, schedule, scope
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -303,7 +303,7 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
 
 @main.command()
 @click.argument("query")
-@click.option("--route", type=click.Choice(["base", "ike", "weights"]), help="Take this route, whatever the scores say.")
+@click.option("--route", type=click.Choice(["base", "ike", "counterfactual", "weights"]), help="Take this route, whatever the scores say.")
 @click.option("--namespace", "namespaces", multiple=True, help="Only facts of this namespace; may be repeated.")
 @click.option("--explain", is_flag=True, help="Show candidates, scores and the decision.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
@@ -329,7 +329,8 @@ def ask(memory: HybridMemory, query: str, route: str | None, namespaces: tuple[s
 
 
 def _explain(memory: HybridMemory, answer: Answer) -> None:
-    click.echo(f"\nroute: {answer.route}  (a fact governs from a score of {memory.scope.threshold})", err=True)
+    by = f" by {memory.answerer.reader.model.identity}" if answer.route == "counterfactual" else ""
+    click.echo(f"\nroute: {answer.route}{by}  (a fact governs from a score of {memory.scope.threshold})", err=True)
     governing = {hit.fact.id for hit in answer.facts}
     for hit in answer.candidates:
         mark = "governs" if hit.fact.id in governing else "      -"
@@ -435,13 +436,14 @@ def paths(store: Path | None, as_json: bool) -> None:
         "generations": folder / "generations",
         "cached values": folder / "values.db",
         "pocket model": here / "pocket" / "weights",
+        "counterfactual model": here / "counterfactual" / "weights",
         "scope classifier": here / "scope" / "weights",
     }
     if as_json:
         show({name.replace(" ", "_"): str(path) for name, path in found.items()})
         return
     for name, path in found.items():
-        click.echo(f"{name:<18}{path}")
+        click.echo(f"{name:<22}{path}")
 
 
 @main.command()
@@ -494,6 +496,7 @@ for command in (
     evaluation.evaluation,
     scope.feedback,
     scope.scope,
+    reader.reader,
 ):
     main.add_command(command)
 

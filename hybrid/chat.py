@@ -16,7 +16,7 @@ HELP = """\
 /add CUE = NEW  correct a fact: /add Australia capital = Canberra
 /undo           take back the last fact that was added here
 /forget ID      erase a fact for good
-/route [ROUTE]  force a route (base, ike, weights), or auto
+/route [ROUTE]  force a route (base, ike, counterfactual, weights), or auto
 /help           this list
 /exit           leave (or Ctrl-D)"""
 

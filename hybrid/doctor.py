@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hybrid.answer import Decision
 from stores.errors import HybridError
+from stores.records import Fact, Hit
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
@@ -56,6 +58,14 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         answer = memory.ask("The capital of France is", route="base", max_new_tokens=4)
         return f"{memory.model.identity}; it says: The capital of France is {answer.text}"
 
+    def reader() -> str:
+        told = Fact(id="", subject="Peru", relation="capital", prompt="The capital of {} is", target_new="Arequipa")
+        said = "".join(memory.answerer.stream("What is the capital of Peru?", Decision("counterfactual", (Hit(told, 1.0),)), 16)).strip()
+        name = memory.answerer.reader.model.identity
+        if told.target_new.casefold() not in said.casefold():
+            raise HybridError(f"{name}, told that the capital of Peru is Arequipa, says {said!r}; choose another with `hybrid reader --counterfactual-model`")
+        return f"answers from memory: {memory.router.reader}; the counterfactual model is {name}, and reads"
+
     def weights() -> str:
         number = memory.weights.refresh()
         if number == 0:
@@ -69,7 +79,7 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         return f"generation {number} is what was verified, and says all its {len(held)} facts"
 
     parts: dict[str, Callable[[], str]] = {
-        "ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model, "weights": weights,
+        "ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model, "reader": reader, "weights": weights,
     }  # fmt: skip
     for name, part in parts.items():
         try:

@@ -1,7 +1,7 @@
 """The whole story in one class.
 
 A fact: cue -> `Fact` -> conflict policy -> ledger (one transaction) -> vectors. No language model runs.
-A query: embed, search, score, decide (`Router`), then answer with or without the governing facts (`Answerer`).
+A query: embed, search, score, decide (`Router`), then answer with or without the governing facts (`Answerers`).
 A consolidation: stable facts -> values -> one solve -> verified with the memory off -> a generation -> live (`LiveWeights`).
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from hybrid import facts
 from hybrid.answer import Answer, Decision
-from hybrid.answerers import Answerer
+from hybrid.answering import Answerers
 from hybrid.consolidation import removal
 from hybrid.consolidation.live import LiveWeights
 from hybrid.consolidation.run import Result, consolidate
@@ -95,10 +95,9 @@ class HybridMemory:
         return LiveWeights(self.model, self.generations, self.stability)
 
     @cached_property
-    def answerer(self) -> Answerer:
-        """Writes prompts for the model, once the store's model has been checked."""
-        hold_to(self.ledger, "model", self.model.identity)
-        return Answerer.suited(self.model, self.embedder, self.demonstrations, self.contrast)
+    def answerer(self) -> Answerers:
+        """Whoever answers: the model, or the counterfactual model."""
+        return Answerers(self)
 
     # -- facts ---------------------------------------------------------------------------------
 
@@ -162,11 +161,7 @@ class HybridMemory:
 
     def stream(self, query: str, decision: Decision, max_new_tokens: int = 48) -> Iterator[str]:
         """The answer, piece by piece."""
-        if decision.said is not None:
-            yield decision.said
-            return
-        with self.weights.at(decision.generation):
-            yield from self.model.stream(self.answerer.prompt(query, decision), max_new_tokens)
+        yield from self.answerer.stream(query, decision, max_new_tokens)
 
     def ask(self, query: str, *, route: str | None = None, namespaces: Sequence[str] | None = None, max_new_tokens: int = 48) -> Answer:
         """Answer a query: from weights or memory if facts govern it, else exactly as the model does without memory."""

@@ -90,19 +90,24 @@ class LanguageModel:
         revision = "shipped" if self.name == POCKET else self.folder.name if self.folder.parent.name == "snapshots" else "local"
         return Identity(self.name, revision, total)
 
+    @property
+    def auto(self) -> str:
+        """The class of transformers that loads the weights."""
+        return "AutoModelForCausalLM"
+
     @cached_property
     def model(self) -> Any:
         """The transformers model, in evaluation mode."""
-        from transformers import AutoModelForCausalLM
+        import transformers
 
         _ = self.identity
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             dtype: Any = torch.float32 if self.name == POCKET else getattr(torch, self.dtype) if self.dtype else "auto"
             with quiet():
-                loaded = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+                loaded = getattr(transformers, self.auto).from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise NotFound(f"{self.name!r} cannot be loaded as a causal language model: {error}") from error
+            raise NotFound(f"{self.name!r} cannot be loaded as a language model ({self.auto}): {error}") from error
         return loaded.to(device).eval()
 
     @cached_property
@@ -135,6 +140,10 @@ class LanguageModel:
         rendered = self.tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(rendered["input_ids"])
 
+    def scorer(self, ids: list[int]) -> Scorer:
+        """Next-token scores behind a prompt."""
+        return Scorer(self.model, ids)
+
     @torch.inference_mode()
     def stream(self, prompt: Prompt, max_new_tokens: int = 48) -> Iterator[str]:
         """Greedy text, piece by piece, to a natural stop: the end token, a line's end, or (plain text) a sentence's end.
@@ -147,9 +156,9 @@ class LanguageModel:
         if room < 1:
             raise HybridError(f"the prompt has {len(ids)} tokens and {self.name} reads {self.context}; ask something shorter")
         ends = _end_tokens(self.model, self.tokenizer)
-        scorers = [_Scorer(self.model, ids)]
+        scorers = [self.scorer(ids)]
         if prompt.without is not None and prompt.contrast > 0:
-            scorers.append(_Scorer(self.model, self.encode(Prompt(prompt.without, prompt.chat))))
+            scorers.append(self.scorer(self.encode(Prompt(prompt.without, prompt.chat))))
         said = ""
         new: list[int] = []
         for _ in range(room):
@@ -218,7 +227,7 @@ class LanguageModel:
         return [text.strip() for text in texts]
 
 
-class _Scorer:
+class Scorer:
     """Next-token scores of one growing sequence, with its cache."""
 
     def __init__(self, model: Any, ids: list[int]):

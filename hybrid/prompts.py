@@ -26,3 +26,8 @@ def demonstration(statement: str, query: str, answer: str) -> str:
 def pointer(subject: str, target: str) -> str:
     """A fact in the fewest words, target first, whatever its relation: what pocket reads best, see `hybrid.answerers`."""
     return new_fact(f"{target} is what {subject} has")
+
+
+def told(statement: str, subject: str, target: str) -> str:
+    """A fact as the counterfactual model that ships is told it, in training and afterwards: the pointer, then the statement."""
+    return pointer(subject, target) + new_fact(statement)

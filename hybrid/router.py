@@ -13,6 +13,7 @@ from hybrid.answer import Decision
 from hybrid.embedder import Embedder
 from hybrid.scope.evidence import Witness, last_sentence
 from hybrid.scope.stages import Worth
+from policies.routing import READERS
 from policies.routing import route as choose
 from policies.scope import ScopePolicy, probability
 from stores.errors import HybridError
@@ -21,7 +22,7 @@ from stores.ledger import Ledger
 from stores.records import Hit
 from stores.vectors import VectorIndex
 
-ROUTES = ("base", "ike", "weights")
+ROUTES = ("base", *READERS, "weights")
 LONG = 200
 """Letters of a query from which on it is embedded alone."""
 
@@ -49,7 +50,7 @@ class Router:
 
         Args:
             query: as the user typed it.
-            force: a route to take whatever the scores say; with `ike` the best candidate governs.
+            force: a route to take whatever the scores say; with one that reads facts the best candidate governs.
             namespaces: those whose facts may govern; all if None.
             moment: ISO 8601 time at which facts must be valid; now if None.
         Raises:
@@ -61,14 +62,19 @@ class Router:
         if force in ("base", "weights"):
             return Decision(force, timings_ms={"route": _since(started)})
         candidates, timings = self.candidates(query, quick=force is None)
-        if force == "ike" and not candidates:
+        if force in READERS and not candidates:
             raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
         governing = self.policy.govern(candidates, moment or now(), namespaces)
-        if force == "ike" and not governing:
+        if force in READERS and not governing:
             governing = list(candidates[:1])
         ids = [hit.fact.id for hit in governing]
-        chosen = force or choose(ids, self.in_weights(ids))
+        chosen = force or choose(ids, self.in_weights(ids), self.reader)
         return Decision(chosen, tuple(governing), tuple(candidates), timings | {"route": _since(started)})
+
+    @property
+    def reader(self) -> str:
+        """The route of answers from memory, as the store says now."""
+        return self.ledger.setting("reader") or READERS[0]
 
     def candidates(self, query: str, *, quick: bool = False) -> tuple[list[Hit], dict[str, float]]:
         """The facts nearest to the query by meaning or by name, scored, best first; and what each step took.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+READERS = ("ike", "counterfactual")
+"""Who may answer from memory: the language model with the facts in its context, or the counterfactual model."""
 
-def route(governing: Collection[str], in_weights: Collection[str]) -> str:
-    """`base` if no fact governs, `weights` if all that govern passed their check in the live generation, else memory (`ike`)."""
+
+def route(governing: Collection[str], in_weights: Collection[str], reader: str = READERS[0]) -> str:
+    """`base` if no fact governs, `weights` if all that govern passed their check in the live generation, else memory, by the store's reader."""
     if not governing:
         return "base"
-    return "weights" if set(governing) <= set(in_weights) else "ike"
+    return "weights" if set(governing) <= set(in_weights) else reader

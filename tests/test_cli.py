@@ -107,7 +107,7 @@ def test_doctor_paths_and_completion(store: Path) -> None:
     run("add-fact", "Freedonia capital", "Sylvan", store=store)
     done = run("doctor", store=store)
     assert done.exit_code == 0, done.output
-    assert done.stdout.count("ok ") == 7
+    assert done.stdout.count("ok ") == 8
     assert str(store) in run("paths", store=store).stdout
     assert "_hybrid_completion" in run("completion", "bash").stdout
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybrid.answering import choose_reader
 from hybrid.consolidation.checks import Probe, checks, says
 from hybrid.consolidation.removal import forget
 from hybrid.consolidation.run import Result
@@ -199,7 +200,20 @@ def test_words_in_which_the_weights_do_not_say_it_are_answered_from_memory(memor
     missed = [asked for asked in governed if not says(memory.ask(asked, route="weights").text, fact)]
     assert missed, "this model says it in any words, so the test shows nothing"
     assert memory.ask(missed[0]).route == "ike"
+    choose_reader(memory, "counterfactual")
+    read = memory.ask(missed[0])
+    assert (read.route, read.generation) == ("counterfactual", 0) and says(read.text, fact)
     assert memory.generations.in_live() == {fact.id}, "its own prompt is still answered, so it stays"
+
+
+def test_the_counterfactual_model_answers_what_the_weights_do_not(memory: HybridMemory) -> None:
+    add(memory, "Orsa")
+    consolidated(memory)
+    add(memory, "Belm")
+    choose_reader(memory, "counterfactual")
+    held, new = memory.ask("The ferry port of Orsa"), memory.ask("The ferry port of Belm")
+    assert (held.route, held.generation) == ("weights", 1) and held.text.startswith("Nim")
+    assert (new.route, new.generation, new.text) == ("counterfactual", 0, "Ott")
 
 
 def test_a_fact_that_the_weights_lose_moves_back_to_memory(memory: HybridMemory) -> None:

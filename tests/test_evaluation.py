@@ -63,7 +63,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         some = running.unrelated_texts()[:8]
         patch.setattr(running, "unrelated_texts", lambda: some)
-        for method, options in {"base": ["--no-extras"], "hybrid": [], "rag": ["--no-extras"], "cosine": ["--no-extras", "--loads", "5"]}.items():
+        for method, options in {
+            "base": ["--no-extras"],
+            "hybrid": [],
+            "rag": ["--no-extras"],
+            "cosine": ["--no-extras", "--loads", "5"],
+            "counterfactual": ["--no-extras"],
+            "serac": ["--no-extras"],
+        }.items():
             found[method] = folder / f"{method}.json"
             measured(path, *FLAT, "--method", method, "--run", folder / method, "--out", found[method], *options)
     return found
@@ -105,14 +112,27 @@ def test_cosine_lets_through_what_is_near(results: dict[str, Path]) -> None:
     assert cosine["scores"]["efficacy"] >= 2 / 3
 
 
+def test_the_counterfactual_model_reads_what_the_router_or_a_threshold_lets_through(results: dict[str, Path]) -> None:
+    for method, by in (("counterfactual", "hybrid"), ("serac", "cosine")):
+        found = read(results[method])
+        assert found["scores"]["efficacy"] >= 2 / 3 and found["scores"]["ES"] >= 2 / 3, method
+        assert found["settings"]["counterfactual_model"] == "shipped" and len(found["settings"]["counterfactual_hash"]) == 64
+        assert found["routing"]["in_scope"]["right_fact"] >= read(results[by])["routing"]["in_scope"]["right_fact"] - 1
+        rows = [json.loads(line) for line in (results[method].parent / method / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+        routes = {probe["route"] for row in rows for probe in row["probes"]}
+        assert "counterfactual" in routes and routes <= {"base", "counterfactual"}
+        assert all(probe["same"] for row in rows for probe in row["probes"] if probe["route"] == "base")
+
+
 def test_rivals_choose_from_the_same_candidates(shared_memory: HybridMemory) -> None:
     near, far = "What is the capital of Australia?", "How do I fold a fitted sheet?"
 
     def fired(method: str, query: str, **settings: Any) -> int:
         return len(Memory(method, shared_memory, "batch", **settings).decide(query).governing)
 
-    assert [fired(method, near) for method in ("base", "hybrid", "ike", "rag", "cosine")] == [0, 1, 1, 1, 1]
-    assert [fired(method, far) for method in ("base", "hybrid", "ike", "rag", "cosine")] == [0, 0, 1, 1, 0]
+    methods = ("base", "hybrid", "counterfactual", "ike", "rag", "cosine", "serac")
+    assert [fired(method, near) for method in methods] == [0, 1, 1, 1, 1, 1, 1]
+    assert [fired(method, far) for method in methods] == [0, 0, 0, 1, 1, 0, 0]
     assert fired("cosine", near, threshold=0.9999) == 0 and fired("cosine", far, threshold=0.0001) <= 1
 
 
@@ -244,7 +264,7 @@ def test_scope_pairs_need_no_generation(tmp_path: Path) -> None:
 
 def test_mistakes(tmp_path: Path) -> None:
     path = write(tmp_path, "counterfact-flat")
-    refused(3, "is not built yet; use --method ike", path, *FLAT, "--method", "counterfactual")
+    refused(3, "neither a folder nor a name", path, *FLAT, "--method", "serac", "--counterfactual-model", "no-such-model", "--run", tmp_path / "run")
     refused(3, f"choose one of {', '.join(METHODS)}", path, *FLAT, "--method", "magic")
     refused(2, "there is no format 'flat'", path, "--format", "flat")
     refused(3, "neither a number nor a file", path, *FLAT, "--loads", "no-such-file")

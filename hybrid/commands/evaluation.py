@@ -44,7 +44,9 @@ def evaluation() -> None:
 @evaluation.command("run", hidden=True)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--format", "form", required=True, help=f"{FORMATS}.")
-@click.option("--method", default="hybrid", show_default=True, help="hybrid, base, ike, rag, cosine, or an editor of `hybrid edit --list`.")
+@click.option(
+    "--method", default="hybrid", show_default=True, help="hybrid, base, ike, counterfactual, rag, cosine, serac, or an editor of `hybrid edit --list`."
+)
 @click.option("--limit", type=click.IntRange(1), help="So many records, drawn with --seed.  [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of the draw.")
 @click.option("--batch", "mode", flag_value="batch", default=True, help="All edits together, then everything is asked.  [default]")
@@ -57,8 +59,9 @@ def evaluation() -> None:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Load the weights as this.")
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="rag: facts before every query.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.57, show_default=True, help="cosine: from which a fact fires."
+    "--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.57, show_default=True, help="cosine, serac: from which a fact fires."
 )
+@click.option("--counterfactual-model", default="shipped", show_default=True, help="counterfactual, serac: who reads facts, by name or folder.")
 @click.option("--set", "given", multiple=True, callback=settings, help="Override a setting of an editor: NAME=VALUE; may be repeated.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
 @click.option("--probabilities/--no-probabilities", default=True, show_default=True, help="The papers' ES, PS, NS and S, too.")

@@ -23,10 +23,11 @@ def decide(memory: HybridMemory, query: str, route: str | None, namespaces: Sequ
     Raises:
         HybridError: if the weights are asked for and no generation is live.
     """
-    number = memory.weights.refresh()
-    if route == "weights" and not number:
+    if route == "weights" and not memory.weights.refresh():
         raise HybridError("there is no route 'weights' as long as no generation is live; `hybrid consolidate` makes one")
-    decision = replace(memory.router.route(query, force=route, namespaces=namespaces), generation=0 if route == "base" else number)
+    decision = memory.router.route(query, force=route, namespaces=namespaces)
+    if decision.route != "counterfactual":  # whose model has no generations, and must not make the other one load
+        decision = replace(decision, generation=0 if route == "base" else memory.weights.refresh())
     if route is not None:
         return decision
     facts = [hit.fact for hit in decision.governing]
@@ -36,4 +37,7 @@ def decide(memory: HybridMemory, query: str, route: str | None, namespaces: Sequ
     started = time.perf_counter()
     said = memory.weights.said(query, facts, max_new_tokens)
     timings = decision.timings_ms | {"weights": (time.perf_counter() - started) * 1000}
-    return replace(decision, route="ike" if said is None else "weights", said=said, timings_ms=timings)
+    if said is not None:
+        return replace(decision, said=said, timings_ms=timings)
+    reader = memory.router.reader
+    return replace(decision, route=reader, generation=0 if reader == "counterfactual" else decision.generation, timings_ms=timings)

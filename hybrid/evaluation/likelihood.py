@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hybrid.counterfactual.model import CounterfactualModel
 from hybrid.model import LanguageModel, Prompt
 
 
@@ -27,6 +28,8 @@ def mean_nll(model: LanguageModel, prompt: Prompt, target: str) -> float:
 
 def _target_scores(model: LanguageModel, text: str, chat: bool, target: str) -> tuple[Tensor, Tensor] | None:
     """Log probabilities (n, vocabulary) at the target's n tokens, and the tokens."""
+    if isinstance(model, CounterfactualModel) and model.encodes:
+        return model.target_scores(text, target)
     before = model.encode(Prompt(text, chat))
     if chat:
         ids = before + list(model.tokenizer(target, add_special_tokens=False)["input_ids"])
@@ -58,14 +61,12 @@ def sample(model: LanguageModel, prompt: Prompt, tokens: int, seed: int, top: in
     ids = model.encode(prompt)
     room = min(tokens, model.context - len(ids))
     generator = torch.Generator().manual_seed(seed)
-    given, cache, said = torch.tensor([ids], device=model.model.device), None, list[int]()
+    scorer, said = model.scorer(ids), list[int]()
     for _ in range(max(0, room)):
-        out = model.model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        best = out.logits[0, -1].float().cpu().topk(top)
+        best = scorer.next().float().cpu().topk(top)
         token = int(best.indices[torch.multinomial(best.values.softmax(-1), 1, generator=generator)])
         if token == model.tokenizer.eos_token_id:
             break
         said.append(token)
-        given = torch.tensor([[token]], device=model.model.device)
+        scorer.take(token)
     return str(model.tokenizer.decode(said, skip_special_tokens=True))

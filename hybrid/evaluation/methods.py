@@ -1,6 +1,6 @@
 """Who is asked: the model alone, the hybrid memory, its rivals on the same memory, or the model with edited weights.
 
-All methods that read facts read them through the same answerer; they differ in which facts they let through.
+Methods that read facts differ in which they let through, and in who reads them: the model itself, or the counterfactual model.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from hybrid.answer import Decision
 from hybrid.answerers import RESERVED
+from hybrid.answering import choose_reader
 from hybrid.editors import EDITORS
 from hybrid.evaluation.records import Record
 from hybrid.memory import HybridMemory
@@ -30,12 +31,14 @@ from stores.events import now
 from stores.records import Fact
 
 Mode = Literal["batch", "sequential", "single"]
-MEMORY = ("hybrid", "ike", "rag", "cosine")
+MEMORY = ("hybrid", "ike", "counterfactual", "rag", "cosine", "serac")
+READ_BY_ANOTHER = ("counterfactual", "serac")
+"""With the counterfactual model."""
 METHODS = ("base", *MEMORY, *EDITORS)
 TOP_K = 5
 """Facts that `rag` puts before every query."""
 THRESHOLD = 0.57
-"""Of `cosine`: what served it best where the scope classifier was scored (bench/results/scope.json); tuned for it, not for us."""
+"""Of `cosine` and `serac`: what served it best where the scope classifier was scored (bench/results/scope.json); tuned for it, not for us."""
 
 
 def check_method(name: str) -> None:
@@ -44,8 +47,6 @@ def check_method(name: str) -> None:
     Raises:
         NotFound: if there is no such method, with what there is.
     """
-    if name == "counterfactual":
-        raise NotFound("the counterfactual model (SERAC) is not built yet; use --method ike, which reads facts with the model itself, or hybrid")
     if name not in METHODS:
         raise NotFound(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
 
@@ -81,6 +82,9 @@ class Method(Protocol):
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """What the model completes."""
 
+    def answering(self, decision: Decision) -> LanguageModel:
+        """The model that completes it."""
+
     def governed(self, record: Record, fact: int | None) -> frozenset[str]:
         """Ids of the facts that ought to fire for a probe of a record."""
 
@@ -89,7 +93,11 @@ class Method(Protocol):
 
 
 class Memory:
-    """`base`, `hybrid`, `ike`, `rag` and `cosine`: one store, several ways to choose from it."""
+    """One store, several ways to choose from it, two to read what was chosen.
+
+    `counterfactual` is `hybrid` with the counterfactual model as its reader; `serac` has that model behind SERAC's own classifier of embedding
+    distances: the nearest fact governs from a threshold (Mitchell et al. 2022, the variant with embeddings).
+    """
 
     same_weights = True
 
@@ -97,6 +105,7 @@ class Memory:
         self.name, self.memory, self.mode, self.top_k = name, memory, mode, top_k
         self.cosine = replace(memory.scope, threshold=threshold, margin=0.0, most=1)
         self.ids: dict[int, list[str]] = {}
+        self.reader = "counterfactual" if name in READ_BY_ANOTHER else "ike"
 
     def load(self, records: Sequence[Record], loads: Sequence[Request]) -> Loaded:
         """All facts into the store, the extra ones first; a store that an interrupted run filled is taken as it is."""
@@ -145,7 +154,7 @@ class Memory:
         """The production's decision for `hybrid`, the rivals' for the others."""
         if self.name == "base":
             return Decision("base")
-        if self.name == "hybrid":
+        if self.name in ("hybrid", "counterfactual"):
             return self.memory.route(query)
         if self.name == "ike":
             return self.memory.route(query, route="ike")
@@ -155,15 +164,20 @@ class Memory:
         chosen = near[: self.top_k] if self.name == "rag" else self.cosine.govern(near, now())
         while len(chosen) > 1 and self._too_long(query, chosen):
             chosen = chosen[:-1]
-        return Decision("ike" if chosen else "base", tuple(chosen), tuple(near), spent)
+        return Decision(self.reader if chosen else "base", tuple(chosen), tuple(near), spent)
 
     def _too_long(self, query: str, chosen: Sequence[Any]) -> bool:
-        prompt = self.memory.answerer.prompt(query, Decision("ike", tuple(chosen), ()))
-        return len(self.memory.model.encode(prompt)) > self.memory.model.context - RESERVED
+        decision = Decision(self.reader, tuple(chosen), ())
+        model = self.memory.answerer.model(decision)
+        return len(model.encode(self.memory.answerer.prompt(query, decision))) > model.context - RESERVED
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The production's prompt."""
         return self.memory.answerer.prompt(query, decision)
+
+    def answering(self, decision: Decision) -> LanguageModel:
+        """The production's choice."""
+        return self.memory.answerer.model(decision)
 
     def governed(self, record: Record, fact: int | None) -> frozenset[str]:
         """Ids of the record's facts."""
@@ -181,8 +195,9 @@ def plain_prompt(model: LanguageModel, query: str) -> Prompt:
 
 
 def open_method(
-    name: str, model: LanguageModel, folder: Path, mode: Mode, *, embedder: str | None, top_k: int, threshold: float, editor: dict[str, Any]
-) -> Method:
+    name: str, model: LanguageModel, folder: Path, mode: Mode, *,
+    embedder: str | None, top_k: int, threshold: float, counterfactual_model: str, editor: dict[str, Any],
+) -> Method:  # fmt: skip
     """A method, with its store or its deltas in a folder.
 
     Raises:
@@ -198,6 +213,8 @@ def open_method(
         scope = ScopePolicy(candidates=max(ScopePolicy().candidates, top_k))
         memory = HybridMemory(folder / "store", model=model.name, embedder=embedder, author="evaluation", scope=scope)
         memory.model = model
+        if name in READ_BY_ANOTHER:
+            choose_reader(memory, "counterfactual", counterfactual_model)
         return Memory(name, memory, mode, top_k=top_k, threshold=threshold)
     except ValueError as error:
         raise HybridError(f"{error}; mend --top-k or --threshold") from error

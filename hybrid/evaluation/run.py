@@ -15,12 +15,13 @@ from typing import Any
 from tqdm import tqdm
 
 from hybrid.answer import Decision
+from hybrid.counterfactual.model import SHIPPED, CounterfactualModel
 from hybrid.editors import EDITORS
 from hybrid.embedder import file_hash
 from hybrid.evaluation.journal import Journal, open_folder
 from hybrid.evaluation.likelihood import mean_nll, sample
 from hybrid.evaluation.loaders import extra, load
-from hybrid.evaluation.methods import THRESHOLD, TOP_K, Loaded, Method, Mode, check_method, open_method, plain_prompt
+from hybrid.evaluation.methods import READ_BY_ANOTHER, THRESHOLD, TOP_K, Loaded, Method, Mode, check_method, open_method, plain_prompt
 from hybrid.evaluation.metrics import fluency, matches
 from hybrid.evaluation.records import Case, Probe, Record
 from hybrid.evaluation.score import scored
@@ -50,6 +51,7 @@ class Plan:
     embedder: str | None = None
     top_k: int = TOP_K
     threshold: float = THRESHOLD
+    counterfactual_model: str = SHIPPED
     max_new_tokens: int = 48
     probabilities: bool = True
     extras: bool = True
@@ -76,7 +78,9 @@ class Evaluation:
         """
         check_method(plan.method)
         if plan.format == "scope" and plan.method in EDITORS:
-            raise HybridError(f"the format 'scope' asks which facts fire, and {plan.method} has none; use hybrid, ike, rag, cosine or base")
+            raise HybridError(
+                f"the format 'scope' asks which facts fire, and {plan.method} has none; use hybrid, ike, counterfactual, rag, cosine, serac or base"
+            )
         self.plan, self.model, self.folder = plan, model, folder
         self.case: Case = load(plan.file, plan.format, limit=plan.limit, seed=plan.seed, skip_invalid=plan.skip_invalid, hops=plan.hops)
         self.single = plan.mode == "single"
@@ -90,7 +94,9 @@ class Evaluation:
     def identity(self) -> dict[str, Any]:
         """The plan as plain data, with hashes of what it rests on."""
         known = {**asdict(self.plan), "file": self.plan.file.name, "file_hash": file_hash(self.plan.file), "model": str(self.model.identity)}
-        if self.plan.method in ("hybrid", "ike"):
+        if self.plan.method in READ_BY_ANOTHER:
+            known["counterfactual_hash"] = CounterfactualModel(self.plan.counterfactual_model).identity.weights_hash
+        if self.plan.method in ("hybrid", "ike", "counterfactual"):
             known["scope_hash"] = file_hash(WEIGHTS / "manifest.json")  # which knows the classifier's weights and calibration
         if self.plan.loads is not None and not self.plan.loads.isdigit():
             known["loads_hash"] = file_hash(Path(self.plan.loads))
@@ -101,7 +107,8 @@ class Evaluation:
         plain = self._unedited()
         method = open_method(
             self.plan.method, self.model, self.folder, self.plan.mode,
-            embedder=self.plan.embedder, top_k=self.plan.top_k, threshold=self.plan.threshold, editor=self.plan.editor,
+            embedder=self.plan.embedder, top_k=self.plan.top_k, threshold=self.plan.threshold,
+            counterfactual_model=self.plan.counterfactual_model, editor=self.plan.editor,
         )  # fmt: skip
         try:
             loaded = method.load(self.records, self.loads)
@@ -130,10 +137,11 @@ class Evaluation:
             journal.append([{"record": r.number, "said": [next(said) for _ in prompts], "seconds": seconds} for r, prompts in zip(group, asked, strict=True)])
         return journal.rows
 
-    def _complete(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Answers; a prompt that the model's context cannot hold gets none."""
-        fits = [len(self.model.encode(prompt)) < self.model.context for prompt in prompts]
-        said = iter(self.model.complete_all([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit], self.plan.max_new_tokens))
+    def _complete(self, prompts: Sequence[Prompt], model: LanguageModel | None = None) -> list[str]:
+        """Answers of a model, the evaluated one unless told; a prompt that its context cannot hold gets none."""
+        model = model or self.model
+        fits = [len(model.encode(prompt)) < model.context for prompt in prompts]
+        said = iter(model.complete_all([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit], self.plan.max_new_tokens))
         return [next(said) if fit else "" for fit in fits]
 
     def _groups(self, done: int, what: str) -> Iterator[Sequence[Record]]:
@@ -166,8 +174,11 @@ class Evaluation:
         said = dict(zip(prompts, [text for row in before for text in row["said"]], strict=True))
         plain = dict(said)
         again = [n for n, prompt in prompts.items() if not (method.same_weights and prompt == plain_prompt(self.model, flat[n][1].query))]
+        models = {n: method.answering(decision) for n, decision in answered}
         generating = time.perf_counter()
-        said |= dict(zip(again, self._complete([prompts[n] for n in again]), strict=True))
+        for model in dict.fromkeys(models.values()):
+            mine = [n for n in again if models[n] is model]
+            said |= dict(zip(mine, self._complete([prompts[n] for n in mine], model), strict=True))
         generated = time.perf_counter() - generating
         shared = sum(row["seconds"] for row in before) / max(1, len(prompts))  # what an answer of the unedited model takes
         rows: dict[int, list[dict[str, Any]]] = {}
@@ -181,9 +192,9 @@ class Evaluation:
                     "same": said[n] == plain[n],
                     "generate_ms": round(1000 * (generated / len(again) if n in again else shared), 3),
                 }
-                row |= {"overlong": True} if len(self.model.encode(prompts[n])) >= self.model.context else {}
+                row |= {"overlong": True} if len(models[n].encode(prompts[n])) >= models[n].context else {}
                 row |= {"right": matches(said[n], probe.answers)} if probe.answers else {}
-                row |= self._probabilities(prompts[n], probe)
+                row |= self._probabilities(models[n], prompts[n], probe)
             rows.setdefault(id(record), []).append(row)
         texts = [self._fluency(method, record) for record in group]
         seconds = (time.perf_counter() - started + loading) / len(group)
@@ -212,11 +223,11 @@ class Evaluation:
             "score": round(max(own, default=0.0), 5),
         }
 
-    def _probabilities(self, prompt: Prompt, probe: Probe) -> dict[str, Any]:
+    def _probabilities(self, model: LanguageModel, prompt: Prompt, probe: Probe) -> dict[str, Any]:
         """Mean negative log likelihoods of (wanted, other)."""
         if not self.plan.probabilities or probe.versus is None:
             return {}
-        wanted, other = (mean_nll(self.model, prompt, target) for target in probe.versus)
+        wanted, other = (mean_nll(model, prompt, target) for target in probe.versus)
         return {"nll": [round(wanted, 5), round(other, 5)]} if max(wanted, other) < float("inf") else {}
 
     def _fluency(self, method: Method, record: Record) -> float | None:
@@ -224,8 +235,9 @@ class Evaluation:
         if record.number not in self.long:
             return None
         query = record.generation[0]
-        prompt = method.prompt(query, method.decide(query))
-        return round(fluency(f"{query}{sample(self.model, prompt, LONG, seed=record.number)}"), 5)
+        decision = method.decide(query)
+        prompt = method.prompt(query, decision)
+        return round(fluency(f"{query}{sample(method.answering(decision), prompt, LONG, seed=record.number)}"), 5)
 
 
 def _timed(method: Method, query: str) -> tuple[Decision, float]:

@@ -102,6 +102,10 @@ class Weights:
         """The model alone."""
         return plain_prompt(self.model, query)
 
+    def answering(self, decision: Decision) -> LanguageModel:
+        """The edited model."""
+        return self.model
+
     def governed(self, record: Record, fact: int | None) -> frozenset[str]:
         """No fact fires."""
         return frozenset()

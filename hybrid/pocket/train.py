@@ -55,11 +55,11 @@ class Settings:
     seed: int = 7
 
 
-def make_corpus(facts: Path, text: Path, settings: Settings) -> Corpus:
+def make_corpus(facts: Path, text: Path, settings: Settings, kind: type[Corpus] = Corpus) -> Corpus:
     """The corpus that the settings describe."""
     split = split_facts(facts, settings.facts, settings.seed)
     prose = " ".join(text.read_text(encoding="utf-8", errors="ignore").replace("\ufffd", " ").split())
-    return Corpus(split, prose, read_sentences(text), seed=settings.seed)
+    return kind(split, prose, read_sentences(text), seed=settings.seed)
 
 
 def make_model(settings: Settings) -> LlamaForCausalLM:
@@ -119,6 +119,7 @@ def encode(documents: list[Document], tokenizer: Tokenizer, rows: int, limit: in
 class Feeder:
     """Makes chunks of batches ahead of the trainer, in a process of its own."""
 
+    kind: type[Corpus] = Corpus
     corpus: Corpus
     tokenizer: Tokenizer
     rows: int
@@ -127,7 +128,7 @@ class Feeder:
     def start(cls, facts: Path, text: Path, tokenizer: str, settings: Settings) -> None:
         """Set up the worker process."""
         torch.set_num_threads(1)
-        cls.corpus = make_corpus(facts, text, settings)
+        cls.corpus = make_corpus(facts, text, settings, cls.kind)
         cls.tokenizer = Tokenizer.from_str(tokenizer)
         cls.rows = settings.rows
 
@@ -223,11 +224,20 @@ def prepare(facts: Path, text: Path, out: Path, settings: Settings) -> None:
 
 
 def run(
-    facts: Path, text: Path, out: Path, settings: Settings, documents: int, device: str = "cpu", threads: int = 0, fuse: bool = False, workers: int = 1
+    facts: Path,
+    text: Path,
+    out: Path,
+    settings: Settings,
+    documents: int,
+    device: str = "cpu",
+    threads: int = 0,
+    fuse: bool = False,
+    workers: int = 1,
+    feeder: type[Feeder] = Feeder,
 ) -> None:
     """Train to `documents` documents in all, checkpointing every two minutes; `workers` processes share each batch."""
     prepare(facts, text, out, settings)
-    arguments = (workers, facts, text, out, settings, documents, device, threads, fuse)
+    arguments = (workers, facts, text, out, settings, documents, device, threads, fuse, feeder)
     if workers == 1:
         work(0, *arguments)
         return
@@ -239,7 +249,19 @@ def run(
     start_processes(work, arguments, nprocs=workers, start_method="spawn")  # type: ignore[no-untyped-call]
 
 
-def work(rank: int, workers: int, facts: Path, text: Path, out: Path, settings: Settings, documents: int, device: str, threads: int, fuse: bool) -> None:
+def work(
+    rank: int,
+    workers: int,
+    facts: Path,
+    text: Path,
+    out: Path,
+    settings: Settings,
+    documents: int,
+    device: str,
+    threads: int,
+    fuse: bool,
+    feeder: type[Feeder] = Feeder,
+) -> None:
     """One process of a run: its rows of every batch; the first one logs and saves."""
     first, parent = rank == 0, os.getppid()
     if workers > 1:
@@ -258,11 +280,11 @@ def work(rank: int, workers: int, facts: Path, text: Path, out: Path, settings: 
         model.model.forward = torch.compile(model.model.forward, dynamic=True)
     started, saved, seen, smooth = time.monotonic(), time.monotonic(), 0, 0.0
     arguments = (facts, text, (out / "tokenizer.json").read_text(encoding="utf-8"), settings)
-    with ProcessPoolExecutor(1, initializer=Feeder.start, initargs=arguments) as pool:
-        ahead = pool.submit(Feeder.chunk, step // CHUNK)
+    with ProcessPoolExecutor(1, initializer=feeder.start, initargs=arguments) as pool:
+        ahead = pool.submit(feeder.chunk, step // CHUNK)
         while step < steps:
             chunk = ahead.result()
-            ahead = pool.submit(Feeder.chunk, step // CHUNK + 1)
+            ahead = pool.submit(feeder.chunk, step // CHUNK + 1)
             for tokens, learnt in chunk[step % CHUNK :]:
                 if os.getppid() != parent:
                     raise SystemExit("the process that started this one is gone")
