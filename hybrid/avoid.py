@@ -13,7 +13,7 @@ import torch
 from hybrid.model import LanguageModel, Prompt, _choose, _end_tokens, _natural_stop, _Scorer
 from stores.errors import HybridError
 
-RETRIES = 200
+RETRIES = 64
 """Tokens that may be taken back before the answer is given up."""
 ALIKE = 0.7
 """Share of letters from which a word is a misspelling of what was forbidden; asked only of the words tried instead of it."""

@@ -216,6 +216,7 @@ def _log_likelihood(logits: Tensor, texts: _Texts) -> Tensor:
 class _Judge:
     """Scores a steered model on held-out examples, 0 to 1."""
 
+    @torch.inference_mode()
     def __init__(self, model: LanguageModel, pairs: Sequence[Pair]):
         self.model, self.completes = model, pairs[0].completes
         self.positive, self.negative = (_encode(model, pairs, side) for side in ("positive", "negative"))
@@ -227,6 +228,7 @@ class _Judge:
         found: Tensor = logits[torch.arange(len(at), device=at.device), at].float().log_softmax(-1)
         return found
 
+    @torch.inference_mode()
     def score(self, layer: int, change: Tensor) -> float:
         """Prompts: exp(-KL) between what the positive prompt is answered and what the steered negative one is, on average.
 
@@ -252,7 +254,7 @@ def make(
     Args:
         methods, layers, strengths: what is tried; all blocks if `layers` is empty.
     Raises:
-        BadRequest: if there are too few examples, they are of two kinds, or nothing is to be tried.
+        BadRequest: if there are too few examples, they are of two kinds, nothing is to be tried, or nothing helps.
     """
     if len(pairs) < 8:
         raise BadRequest(f"{len(pairs)} examples are too few: half of them are held out to choose layer and strength; give at least 8")
@@ -278,6 +280,10 @@ def make(
     if not np.isfinite(best):
         raise BadRequest("the model gives no finite scores under any strength; try smaller ones with --strength")
     before = judge.score(layers[0], torch.zeros_like(tried[0][-1]))
+    if best <= before:
+        raise BadRequest(
+            f"no choice does better on the held-out examples than no steering ({best:.3f}, {before:.3f} without); give more examples, or clearer ones"
+        )
     calm = perplexity(model, texts)
     finalists = []
     for candidate in [each for each in tried if each[0] >= best - CLOSE]:

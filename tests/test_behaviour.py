@@ -48,7 +48,7 @@ def test_rules_obeyed_inside_and_nothing_changes_outside(memory: HybridMemory) -
     before = [memory.ask(query) for query in OTHERS]
     rule, old = memory.behaviour.add_rule("questions about cooking", kind="answer", said="See the recipes.", examples=ASKED[:3])
     assert old is None
-    inside = [memory.ask(query) for query in ("How do I bake bread?", "Give me a recipe for onion soup", ASKED[3])]
+    inside = [memory.ask(query) for query in ("How do I make apple pie?", "Give me a recipe for onion soup", ASKED[3])]
     assert {(answer.text, answer.route) for answer in inside} == {("See the recipes.", "rule")}
     assert inside[0].to_dict()["rules"][0]["id"] == rule.id
     after = [memory.ask(query) for query in OTHERS]
@@ -123,8 +123,8 @@ def test_instructions_need_a_model_that_follows_them(chat_folder: Path, store: P
         heard: list[Prompt] = []
         stream = chat.model.stream
         chat.model.stream = lambda prompt, count: (heard.append(prompt), stream(prompt, count))[1]  # type: ignore[method-assign, assignment, func-returns-value]
-        assert chat.ask("How do I bake bread?", max_new_tokens=8).route == "rule"
-        assert heard[0].text == "Rule for your answer: Answer with caution.\n\nHow do I bake bread?" and heard[0].chat
+        assert chat.ask("How do I make apple pie?", max_new_tokens=8).route == "rule"
+        assert heard[0].text == "Rule for your answer: Answer with caution.\n\nHow do I make apple pie?" and heard[0].chat
         after = chat.ask("What is the capital of Peru?", max_new_tokens=8)
         assert (after.text, after.route, heard[1].text) == (before.text, "base", "What is the capital of Peru?")
 
@@ -162,8 +162,8 @@ def test_rules_from_the_shell(store: Path, tmp_path: Path) -> None:
     assert rule["examples"] == list(ASKED) and rule["superseded"] is None
     assert "never state 'Falcon'" in run("add-rule", "--never", "Falcon", store=store).stdout
     assert "suppressed" in run("suppress", "Marie Curie", "--alias", "Curie", store=store).stdout
-    assert len(run("rules", "list", store=store).stdout.splitlines()) == len(run("rules", store=store).stdout.splitlines()) == 3
-    tested = [json.loads(line) for line in run("rules", "test", "How do I bake bread?", "--json", store=store).stdout.splitlines()]
+    assert len(run("rules", "list", store=store).stdout.splitlines()) == 3
+    tested = [json.loads(line) for line in run("rules", "test", "How do I make apple pie?", "--json", store=store).stdout.splitlines()]
     assert [each["governs"] for each in tested] == [True, True, False]
     assert json.loads(run("ask", "What did Curie discover?", "--json", store=store).stdout)["route"] == "rule"
     assert "cooking" in run("rules", "show", rule["id"], store=store).stdout
