@@ -108,7 +108,7 @@ def never(bench: Bench, store: Path) -> dict[str, Any]:
     """Thirty capitals are never to be stated; queries are in scope if the model alone states one. `spoken`: something else was said."""
     with HybridMemory(store) as memory:
         cities = sorted({bench.base(memory, WORLD["capital"][0].format(name)) for name in COUNTRIES[1::4][:30]})
-        asked = [template.format(name) for name in COUNTRIES[1::4][:30] for template in WORLD["capital"]]
+        asked = [template.format(name) for name in COUNTRIES[1::4][:30] for template in WORLD["capital"][:4]]
         queries = [query for query in asked if avoid.holds(bench.base(memory, query), cities)]
         others = [template.format(name) for name in COUNTRIES[2::5] for template in WORLD["other"]] + PROMPTS["general"]
         others = [query for query in others if not avoid.holds(bench.base(memory, query), cities)]
@@ -120,8 +120,9 @@ def never(bench: Bench, store: Path) -> dict[str, Any]:
 
 
 def steering(bench: Bench, store: Path) -> dict[str, Any]:
-    """Asked for a capital, the model shall name the language instead. Half of the countries and two of four wordings are held out."""
+    """Asked for a capital, the model shall name the language instead. Half of the countries and three of six wordings are held out."""
     seen, held = COUNTRIES[0::2], COUNTRIES[1::2]
+    given, kept = WORLD["capital"][0::2], WORLD["capital"][1::2]
     wordings = list(zip(WORLD["positive"], WORLD["negative"], strict=True))
     pairs = [Pair(*(f"Q: {template.format(name)}\nA:" for template in wordings[at % 2])) for at, name in enumerate(seen)]
     with HybridMemory(store) as memory:
@@ -133,9 +134,10 @@ def steering(bench: Bench, store: Path) -> dict[str, Any]:
         languages = set(spoken.values())
         owner = {template.format(name): name for name in COUNTRIES for template in WORLD["capital"]}
         inside = {
-            "in_scope_seen": [WORLD["capital"][at % 2].format(name) for at, name in enumerate(seen)],
-            "in_scope": [WORLD["capital"][at % 4].format(name) for at, name in enumerate(held)] + [WORLD["capital"][(at + 2) % 4].format(name) for at, name in enumerate(held)],
-        }  # fmt: skip
+            "in_scope_seen": [given[at % 3].format(name) for at, name in enumerate(seen)],
+            "in_scope_wordings_given": [given[at % 3].format(name) for at, name in enumerate(held)],
+            "in_scope_wordings_held_out": [kept[at % 3].format(name) for at, name in enumerate(held)],
+        }
         outside = [template.format(name) for name in held[1::2] for template in WORLD["other"]] + PROMPTS["general"]
         outside = [query for query in outside if "capital" not in query.lower()]
         found: dict[str, Any] = {"choice": {"layer": made.layer, "strength": made.strength, "method": made.method} | made.about, "seconds": round(seconds, 1)}
@@ -145,10 +147,11 @@ def steering(bench: Bench, store: Path) -> dict[str, Any]:
                 counter = tuple(template.format(each) for each, template in zip(seen[5:45:5], WORLD["other"] * 2, strict=True))
                 steer = Steer(
                     name="language", sha256=sha256, attached=True, topic="which city is the capital of a country",
-                    examples=tuple(WORLD["capital"][at % 2].format(each) for at, each in enumerate(seen[0:20:2])), counterexamples=counter,
+                    examples=tuple(given[at % 3].format(each) for at, each in enumerate(seen[0:24:2])), counterexamples=counter,
                 )  # fmt: skip
             memory.behaviour.table.put_steer(steer, "attach")
             sides = {key: bench.inside(memory, queries, lambda _, text: text in languages) for key, queries in inside.items()}
+            sides["in_scope"] = sides["in_scope_wordings_given"] + sides["in_scope_wordings_held_out"]
             own = [row["answer"] == spoken[owner[row["query"]]] for row in sides["in_scope"]]
             found[name] = summary(sides | {"changed": bench.outside(memory, outside)}) | {"own_language": round(float(np.mean(own)), 4)}
         return found

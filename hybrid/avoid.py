@@ -54,7 +54,7 @@ def complete(model: LanguageModel, prompt: Prompt, forbidden: Sequence[str], max
     """What `LanguageModel.complete` says where that holds nothing forbidden, else its next best words.
 
     The token with which the word of a forbidden string began is ruled out at its place, and decoding goes on from there; a
-    string is forbidden as `holds` compares, and from then on misspellings of it are, too. None if every way was tried that `RETRIES` allow, or nothing is left to say.
+    string is forbidden as `holds` compares, and from then on misspellings of it are, too. None if `RETRIES` were not enough, or nothing is left to say.
 
     Raises:
         HybridError: if the prompt leaves no room in the model's context.
@@ -92,9 +92,18 @@ def complete(model: LanguageModel, prompt: Prompt, forbidden: Sequence[str], max
         start = max(at for at in range(len(new)) if at == 0 or len(_decode(model, new[:at])) <= word)
         banned[tuple(new[:start])].append(new[start])
         new = new[:start]
-        scorers = [_Scorer(model.model, [*each, *new]) for each in prompts]
+        scorers = [_again(model, each, new) for each in prompts]
     said = _natural_stop(_decode(model, new), prompt.chat)[0].strip()
-    return said or None
+    return said if said or not tries else None
+
+
+def _again(model: LanguageModel, ids: list[int], new: Sequence[int]) -> _Scorer:
+    """A scorer that has read a prompt and taken tokens one by one, as it does the first time."""
+    scorer = _Scorer(model.model, ids)
+    for token in new:
+        scorer.next()
+        scorer.take(token)
+    return scorer
 
 
 def _decode(model: LanguageModel, tokens: Sequence[int]) -> str:

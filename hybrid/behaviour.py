@@ -221,5 +221,5 @@ class Behaviour:
         from hybrid.steering import steered
 
         found = self.vector(name)
-        with steered(self.memory.model, found.layer, (found.strength if strength is None else strength) * found.vector):
+        with steered(self.memory.model, found.layer, (found.strength if strength is None else strength) * found.vector, onward=found.onward):
             yield

@@ -29,7 +29,7 @@ from stores.errors import BadRequest, Conflict, Corrupt, FormatError, NotFound
 from stores.records import Identity
 
 METHODS = ("mean", "pca")
-STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 """Multiples of the mean distance between the two sides, along the direction."""
 CLOSE = 0.02
 """Of several choices within this of the best score, the one that disturbs other text least is taken."""
@@ -60,6 +60,9 @@ class Steering:
     layer: int
     strength: float
     method: str
+    onward: bool
+    """Whether new tokens are steered, too, or the end of the prompt alone. A direction between prompts says what to answer; once the
+    answer has begun it would begin it again. One between completions is made of their tokens and goes with them."""
     model: Identity
     about: dict[str, Any]
     """Counts of examples, held-out score before and after, perplexity drift on other text."""
@@ -75,7 +78,7 @@ class Steering:
         folder.mkdir(parents=True, exist_ok=True)
         raw = save({"vector": self.vector.contiguous()})
         (folder / "vector.safetensors").write_bytes(raw)
-        manifest = {name: getattr(self, name) for name in ("layer", "strength", "method", "about")} | {"model": asdict(self.model)}
+        manifest = {name: getattr(self, name) for name in ("layer", "strength", "method", "onward", "about")} | {"model": asdict(self.model)}
         manifest["sha256"] = hashlib.sha256(raw).hexdigest()
         partial = folder / "manifest.json.partial"
         partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -98,7 +101,7 @@ class Steering:
             raise Corrupt(f"{folder / 'manifest.json'} is not JSON ({error}); {again}") from error
         if not hashlib.sha256(raw).hexdigest() == sha256 == manifest.get("sha256"):
             raise Corrupt(f"the steering vector in {folder} is not the one that the ledger knows; {again}")
-        about = {name: manifest[name] for name in ("layer", "strength", "method", "about")}
+        about = {name: manifest[name] for name in ("layer", "strength", "method", "onward", "about")}
         return cls(vector=load(raw)["vector"], model=Identity(**manifest["model"]), **about)
 
     def held_to(self, model: LanguageModel, name: str) -> Steering:
@@ -135,16 +138,19 @@ def read_pairs(text: str, kind: str) -> list[Pair]:
 
 
 @contextmanager
-def steered(model: LanguageModel, layer: int, change: Tensor, start: Tensor | None = None) -> Iterator[None]:
+def steered(model: LanguageModel, layer: int, change: Tensor, start: Tensor | None = None, onward: bool = True) -> Iterator[None]:
     """Add a vector (d,) to a block's output from a place on, while the context lasts; afterwards the model is what it was, to the bit.
 
     Args:
         start: first changed place of each row (n,); by default the last place of what is read at once, which is the end of the
             prompt and then each new token.
+        onward: also where one token alone is read, as new ones are; without it the end of the prompt is changed and no more.
     """
     block = Architecture(model.model).part(layer, "block")
 
     def add(hidden: Tensor) -> Tensor:
+        if not onward and hidden.shape[1] == 1:
+            return hidden
         places = torch.arange(hidden.shape[1], device=hidden.device)
         first = torch.full((hidden.shape[0],), hidden.shape[1] - 1) if start is None else start
         mask = places[None] >= first.to(hidden.device)[:, None]
@@ -294,4 +300,4 @@ def make(
         "examples": len(training), "held_out": len(held), "score_before": round(before, 4), "score": round(score, 4), "perplexity_drift": round(drift, 4),
         "norm": round(float(vector.norm()), 4), "tried": len(tried),
     }  # fmt: skip
-    return Steering(vector=vector.float().cpu(), layer=layer, strength=strength, method=method, model=model.identity, about=about)
+    return Steering(vector=vector.float().cpu(), layer=layer, strength=strength, method=method, onward=judge.completes, model=model.identity, about=about)

@@ -37,7 +37,7 @@ def test_a_topic_is_fitted_and_bounded() -> None:
     new_in, new_out = ([topic.score(row[None]) for row in rows] for rows in (unit[0][6:], unit[1][30:]))
     assert min(new_in) > max(new_out)
     assert topic.score(np.vstack([unit[0][6], unit[1][30]])) == pytest.approx(new_in[0]), "the best view of a query counts"
-    nearer = Topic.fit(unit[0][:6], np.vstack([unit[1][:30], unit[0][11:]]))
+    nearer = Topic.fit(unit[0][:6], unit[1][:30], unit[0][11:])
     assert nearer.score(unit[0][11:]) < topic.score(unit[0][11:]), "a counterexample moves the boundary"
     with pytest.raises(ValueError, match="at least one"):
         Topic.fit(unit[0][:0], unit[1])

@@ -48,6 +48,12 @@ def test_a_vector_is_added_where_it_should_be_and_leaves_no_trace(causal_folder:
     apart = moved["moved"] - plain["plain"]
     assert torch.equal(apart[:, :-1], torch.zeros_like(apart[:, :-1])) and torch.allclose(apart[:, -1], change.expand(1, 32), atol=1e-6)
     assert torch.equal(inside[:, :-1], before[:, :-1]) and not torch.equal(inside[:, -1], before[:, -1])
+    with steered(model, 0, change, onward=False), torch.inference_mode():
+        first = model.model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+        one = model.model(input_ids=torch.tensor([[8]]), past_key_values=first.past_key_values).logits
+    with steered(model, 0, change), torch.inference_mode():
+        whole = model.model(input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits
+    assert not torch.equal(one[0, -1], whole[0, -1]), "new tokens are left alone"
     assert torch.equal(logits(model), before), "to the bit"
     assert not any(module._forward_hooks for module in model.model.modules())
     with pytest.raises(RuntimeError), steered(model, 0, change):
@@ -63,11 +69,14 @@ def test_completions_are_preferred_on_examples_that_were_held_out(causal_folder:
     made = make(model, pairs, layers=(0, 1), strengths=(1.0, 4.0))
     assert made.about["held_out"] == 8 and made.about["tried"] == 8
     assert made.about["score_before"] < made.about["score"], made.about
-    shuffled = [Pair(pair.positive, pair.negative, pair.prompt) if i % 2 else Pair(pair.negative, pair.positive, pair.prompt) for i, pair in enumerate(pairs)]
-    with pytest.raises(BadRequest, match="held-out"):
-        make(model, shuffled, layers=(0, 1), strengths=(1.0, 4.0))
     again = make(model, pairs, layers=(0, 1), strengths=(1.0, 4.0))
     assert torch.equal(made.vector, again.vector) and (made.layer, made.strength, made.method) == (again.layer, again.strength, again.method)
+
+
+def test_what_does_not_help_is_refused(causal_folder: Path) -> None:
+    model = LanguageModel(str(causal_folder))
+    with pytest.raises(BadRequest, match="held-out"):
+        make(model, [Pair(pair.positive, pair.negative) for pair in PAIRS], layers=(0,), strengths=(0.0,))
 
 
 def test_files_are_read_strictly_and_back(causal_folder: Path, tmp_path: Path) -> None:

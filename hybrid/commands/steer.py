@@ -50,7 +50,7 @@ def steer() -> None:
 @click.option("--name", required=True, callback=name_of, help="What to call it.")
 @click.option("--method", type=click.Choice(["mean", "pca", "auto"]), default="auto", show_default=True, help="Difference of means, or principal component.")
 @click.option("--layers", help="Blocks to try, such as 2,3,4.  [default: all]")
-@click.option("--strengths", help="Strengths to try, in mean distances between the two sides.  [default: 0.5 to 3]")
+@click.option("--strengths", help="Strengths to try, in mean distances between the two sides.  [default: 0.5 to 8]")
 @store_options
 def make(memory: HybridMemory, file: Any, name: str, method: str, layers: str | None, strengths: str | None, as_json: bool) -> None:
     """Make a direction from a FILE of examples; layer, method and strength are chosen on the half of them that is held out.
