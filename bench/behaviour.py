@@ -14,8 +14,8 @@ import numpy as np
 from output import write
 
 from hybrid import avoid
+from hybrid.directions import Pair, make
 from hybrid.memory import HybridMemory
-from hybrid.steering import Pair, make
 from stores.rules import Steer
 
 HERE = Path(__file__).parent

@@ -11,9 +11,10 @@ from click.testing import CliRunner, Result
 
 from cli import main
 from hybrid.architecture import Architecture, captured
+from hybrid.directions import Pair, _Judge, direction, make, read_pairs
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel
-from hybrid.steering import Pair, Steering, _Judge, direction, make, read_pairs, steered
+from hybrid.steering import Steering, steered
 from stores.errors import BadRequest, Conflict, Corrupt, FormatError
 
 COUNTRIES = "Spain Italy Egypt Brazil Japan Turkey Hungary Finland Russia Mexico Sweden Greece Poland Portugal China Iran".split()

@@ -62,8 +62,8 @@ def make(memory: HybridMemory, file: Any, name: str, method: str, layers: str | 
     Example:
       hybrid steer make pairs.jsonl --name formal
     """
-    from hybrid.steering import METHODS, STRENGTHS, read_pairs
-    from hybrid.steering import make as run
+    from hybrid.directions import METHODS, STRENGTHS, read_pairs
+    from hybrid.directions import make as run
     from stores.rules import Steer
 
     if any(each.name == name for each in memory.behaviour.table.steers()):
