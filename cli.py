@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import consolidation, editing, evaluation, generations, reader, schedule, scope
+from hybrid.commands import behaviour, consolidation, editing, evaluation, generations, reader, schedule, scope, steer
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -305,10 +305,13 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
 @click.argument("query")
 @click.option("--route", type=click.Choice(["base", "ike", "counterfactual", "weights"]), help="Take this route, whatever the scores say.")
 @click.option("--namespace", "namespaces", multiple=True, help="Only facts of this namespace; may be repeated.")
+@click.option("--steer", "steers", multiple=True, metavar="NAME", help="Steer by this direction, instead of those attached; may be repeated.")
 @click.option("--explain", is_flag=True, help="Show candidates, scores and the decision.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
 @store_options
-def ask(memory: HybridMemory, query: str, route: str | None, namespaces: tuple[str, ...], explain: bool, max_new_tokens: int, as_json: bool) -> None:
+def ask(
+    memory: HybridMemory, query: str, route: str | None, namespaces: tuple[str, ...], steers: tuple[str, ...], explain: bool, max_new_tokens: int, as_json: bool
+) -> None:
     """Ask the model, with the memory. QUERY is a question, or a sentence to complete; - reads standard input.
 
     \b
@@ -319,7 +322,8 @@ def ask(memory: HybridMemory, query: str, route: str | None, namespaces: tuple[s
     query = sys.stdin.read().strip() if query == "-" else query.strip()
     if not query:
         raise click.UsageError("the query is empty")
-    answer = memory.ask(query, route=route, namespaces=list(namespaces) or None, max_new_tokens=max_new_tokens)
+    with memory.behaviour.steered(*steers):
+        answer = memory.ask(query, route=route, namespaces=list(namespaces) or None, max_new_tokens=max_new_tokens)
     if as_json:
         show(answer.to_dict(explain))
         return
@@ -331,6 +335,10 @@ def ask(memory: HybridMemory, query: str, route: str | None, namespaces: tuple[s
 def _explain(memory: HybridMemory, answer: Answer) -> None:
     by = f" by {memory.answerer.reader.model.identity}" if answer.route == "counterfactual" else ""
     click.echo(f"\nroute: {answer.route}{by}  (a fact governs from a score of {memory.scope.threshold})", err=True)
+    for ruled in answer.rules:
+        click.echo(f"  rule     score {ruled.score:.3f}  {ruled.rule.kind}  {ruled.rule.topic or ', '.join(ruled.rule.phrases)}", err=True)
+    for name in answer.steering:
+        click.echo(f"  steered  {name}", err=True)
     governing = {hit.fact.id for hit in answer.facts}
     for hit in answer.candidates:
         mark = "governs" if hit.fact.id in governing else "      -"
@@ -497,6 +505,10 @@ for command in (
     scope.feedback,
     scope.scope,
     reader.reader,
+    behaviour.add_rule,
+    behaviour.rules_group,
+    behaviour.suppress,
+    steer.steer,
 ):
     main.add_command(command)
 

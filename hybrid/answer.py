@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stores.records import Hit
+
+if TYPE_CHECKING:
+    from hybrid.behaviour import RuleHit
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,11 @@ class Decision:
     generation: int = 0
     """The weights that answer; 0 is the base."""
     said: str | None = None
-    """What the weights answered when they were tried."""
+    """What the weights answered when they were tried, or what a rule says."""
+    rules: tuple[RuleHit, ...] = ()
+    """Rules that govern, see `hybrid.behaviour`."""
+    steering: tuple[tuple[str, float | None], ...] = ()
+    """Steering vectors that are added, each with a strength if it is not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,14 @@ class Answer:
     timings_ms: dict[str, float]
     generation: int = 0
     prompt: str = ""
+    rules: tuple[RuleHit, ...] = ()
+    steering: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, decision: Decision, text: str, timings_ms: dict[str, float], prompt: str) -> Answer:
+        """The answer that a decision led to."""
+        names = tuple(name for name, _ in decision.steering)
+        return cls(text, decision.route, decision.governing, decision.candidates, timings_ms, decision.generation, prompt, decision.rules, names)
 
     def to_dict(self, explain: bool = False) -> dict[str, Any]:
         """The object that `ask --json` prints."""
@@ -43,6 +58,9 @@ class Answer:
             "generation": self.generation,
             "timings_ms": {key: round(value, 2) for key, value in self.timings_ms.items()},
         }
+        if self.rules or self.steering:
+            rules = [{"id": hit.rule.id, "kind": hit.rule.kind, "topic": hit.rule.topic, "score": round(hit.score, 4)} for hit in self.rules]
+            found |= {"rules": rules, "steering": list(self.steering)}
         if explain:
             found |= {
                 "candidates": [

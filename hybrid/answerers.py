@@ -37,10 +37,10 @@ class Answerer:
         return cls(model, Demonstrator(embedder, count), (0.5 if pocket else 0.0) if contrast is None else contrast, brief=pocket)
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
-        """The prompt of the routes base and weights depends on the query alone, so its answer is that of the model without memory."""
+        """The prompt of the routes base, weights and rule depends on the query alone, so its answer is that of the model without memory."""
         chat = self.model.is_chat
         asked = query.strip() if chat else query_text(query)
-        if decision.route in ("base", "weights"):
+        if decision.route in ("base", "weights", "rule"):
             return Prompt(asked, chat)
         demonstrations = self.demonstrator.write(query, decision.governing, decision.candidates)
         facts = self._told([hit.fact for hit in reversed(decision.governing)])

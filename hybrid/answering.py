@@ -69,10 +69,10 @@ class Answerers:
         if decision.said is not None:
             yield decision.said
         elif decision.route == "counterfactual":
-            yield from self.reader.model.stream(self.reader.prompt(query, decision), max_new_tokens)
+            yield from self.memory.behaviour.stream(self.reader.model, self.reader.prompt(query, decision), decision, max_new_tokens)
         else:
             with self.memory.weights.at(decision.generation):
-                yield from self.memory.model.stream(self.own.prompt(query, decision), max_new_tokens)
+                yield from self.memory.behaviour.stream(self.memory.model, self.own.prompt(query, decision), decision, max_new_tokens)
 
 
 def choose_reader(memory: HybridMemory, reader: str | None = None, model: str | None = None) -> tuple[str, str]:

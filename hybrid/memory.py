@@ -11,7 +11,7 @@ import getpass
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from hybrid import facts
 from hybrid.answer import Answer, Decision
 from hybrid.answering import Answerers
+from hybrid.behaviour import Behaviour
 from hybrid.consolidation import removal
 from hybrid.consolidation.live import LiveWeights
 from hybrid.consolidation.run import Result, consolidate
@@ -70,6 +71,7 @@ class HybridMemory:
         self.ledger = Ledger(self.folder / "ledger.db", actor=self.author)
         self.stability = Stability(self.ledger)
         self.generations = Generations(self.ledger, self.folder / "generations")
+        self.behaviour = Behaviour(self)
         self.model = LanguageModel(model or self.ledger.setting("model") or POCKET, device)
         self.embedder = Embedder(embedder or self.ledger.setting("embedder") or DEFAULT, device)
         self.scope = scope or ScopePolicy()
@@ -157,7 +159,7 @@ class HybridMemory:
 
     def route(self, query: str, *, route: str | None = None, namespaces: Sequence[str] | None = None, max_new_tokens: int = 48) -> Decision:
         """Decide how a query is answered; only the weights, if they are to answer, are asked already."""
-        return decide(self, query, route, namespaces, max_new_tokens)
+        return self.behaviour.over(query, route, partial(decide, self, query, route, namespaces, max_new_tokens))
 
     def stream(self, query: str, decision: Decision, max_new_tokens: int = 48) -> Iterator[str]:
         """The answer, piece by piece."""
@@ -166,11 +168,10 @@ class HybridMemory:
     def ask(self, query: str, *, route: str | None = None, namespaces: Sequence[str] | None = None, max_new_tokens: int = 48) -> Answer:
         """Answer a query: from weights or memory if facts govern it, else exactly as the model does without memory."""
         decision = self.route(query, route=route, namespaces=namespaces, max_new_tokens=max_new_tokens)
-        prompt = self.answerer.prompt(query, decision)
         started = time.perf_counter()
         text = "".join(self.stream(query, decision, max_new_tokens)).strip()
         timings = decision.timings_ms | {"generate": (time.perf_counter() - started) * 1000}
-        return Answer(text, decision.route, decision.governing, decision.candidates, timings, decision.generation, prompt.text)
+        return Answer.of(decision, text, timings, self.answerer.prompt(query, decision).text)
 
     # -- housekeeping --------------------------------------------------------------------------
 

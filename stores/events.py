@@ -27,7 +27,11 @@ def now() -> str:
 
 def digest(fact: Fact, salt: str) -> str:
     """A salted SHA-256 of what a fact says; with the salt gone it says nothing about the content."""
-    said = {k: v for k, v in fact.to_dict().items() if k not in ("status", "target_true")}
+    return digest_of({k: v for k, v in fact.to_dict().items() if k not in ("status", "target_true")}, salt)
+
+
+def digest_of(said: dict[str, Any], salt: str) -> str:
+    """A salted SHA-256 of content that is plain types."""
     return hashlib.sha256((salt + json.dumps(said, sort_keys=True, ensure_ascii=False)).encode()).hexdigest()
 
 
@@ -73,4 +77,9 @@ def verify(db: Database) -> int:
         fact = Fact.from_dict(row | {name: json.loads(row[name]) for name in ("questions", "aliases")})
         if recorded.get(fact.id) != digest(fact, row["salt"]):
             raise Corrupt(f"fact {fact.id} differs from what the log recorded: it was altered; restore the ledger from a backup")
+    for row in db.query("SELECT * FROM rules WHERE status != 'forgotten'"):
+        rule = {k: json.loads(v) if k in ("phrases", "examples", "counterexamples") else v for k, v in row.items()}
+        content = {k: v for k, v in rule.items() if k not in ("number", "key", "salt", "status")}
+        if recorded.get(row["id"]) != digest_of(content, row["salt"]):
+            raise Corrupt(f"rule {row['id']} differs from what the log recorded: it was altered; restore the ledger from a backup")
     return count

@@ -78,3 +78,19 @@ def feedback(db: Database) -> None:
             DELETE FROM feedback WHERE fact_id = NEW.id; END""",
     ):
         db.execute(statement)
+
+
+@migrations()
+def behaviour(db: Database) -> None:
+    """Rules, which have a scope instead of a subject; steering vectors, whose files lie beside the ledger."""
+    for statement in (
+        """CREATE TABLE rules (
+            number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, key TEXT, status TEXT NOT NULL, kind TEXT NOT NULL, topic TEXT NOT NULL,
+            said TEXT NOT NULL, phrases TEXT NOT NULL, examples TEXT NOT NULL, counterexamples TEXT NOT NULL, author TEXT NOT NULL,
+            created_at TEXT NOT NULL, salt TEXT)""",
+        "CREATE UNIQUE INDEX one_active_rule_a_key ON rules(key) WHERE status = 'active'",
+        """CREATE TABLE steering (
+            name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, attached INTEGER NOT NULL, strength REAL, topic TEXT NOT NULL,
+            examples TEXT NOT NULL, counterexamples TEXT NOT NULL)""",
+    ):
+        db.execute(statement)

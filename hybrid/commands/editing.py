@@ -70,6 +70,7 @@ def edit() -> None:
     \b
     Example:
       hybrid edit --list
+      hybrid edit --advise
       hybrid edit --method memit facts.jsonl --set layers=1,2 --out my-delta
       hybrid edit show my-delta
       hybrid edit apply my-delta --out edited-model
@@ -85,10 +86,19 @@ def edit() -> None:
 @click.option("--format", "form", default="hybrid", show_default=True, help="Format of FILE, as for add-facts.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N records.")
 @click.option("--list", "listing", is_flag=True, help="List the editors: paper, kind, what they need.")
+@click.option("--advise", is_flag=True, help="Which method suits one fact, a batch, a stream, by what was measured.")
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measurements to advise by; may be repeated.  [default: pocket's]",
+)
 @model_options
 def make(
-    model: LanguageModel, file: Any, method: str, given: dict[str, str], out: Path | None, form: str, limit: int | None, listing: bool, as_json: bool
-) -> None:
+    model: LanguageModel, file: Any, method: str, given: dict[str, str], out: Path | None, form: str, limit: int | None, listing: bool,
+    advise: bool, tables: tuple[Path, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Turn the requests in FILE (or - for standard input) into a delta.
 
     \b
@@ -99,8 +109,11 @@ def make(
         rows = [{"method": key, "kind": e.kind, "paper": e.paper, "needs": e.needs} for key, e in EDITORS.items()]
         click.echo(json.dumps(rows) if as_json else "\n".join(f"{r['method']:<11}{r['kind']:<48}{r['paper']}  (needs {r['needs']})" for r in rows))
         return
+    if advise:
+        print_advice(model, tables, as_json)
+        return
     if file is None:
-        raise click.UsageError("name a FILE of requests, or --list")
+        raise click.UsageError("name a FILE of requests, or --list, or --advise")
     from hybrid.editing import answers, applied
     from hybrid.editing import edit as make_delta
 
@@ -129,6 +142,38 @@ def make(
         if not text.startswith(request.target_new):
             click.echo(f"  not yet: {request.cloze}  ->  {text}", err=True)
     click.echo(f"See it: hybrid edit show {folder}    Use it: hybrid edit apply {folder} --out edited-model")
+
+
+def print_advice(model: LanguageModel, files: tuple[Path, ...], as_json: bool) -> None:
+    """`hybrid edit --advise`."""
+    from hybrid.advice import SHIPPED, Row, read, whose
+    from hybrid.advice import advise as weigh
+
+    tables = [read(file) for file in files or (SHIPPED,)]
+    own, note = whose(tables, model.identity)
+    advices = weigh([row for table in tables for row in table.rows])
+    if as_json:
+        click.echo(json.dumps({"model": str(model.identity), "measured_here": own, "note": note, "advice": [each.to_dict() for each in advices]}))
+        return
+
+    def figures(row: Row) -> str:
+        shares = {"efficacy": row.efficacy, "other phrasings": row.phrasing, "neighbours kept": row.locality, "other text": row.text}
+        said = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share is not None)
+        return f"{said}{'' if row.seconds is None else f', {row.seconds:.2g} s a fact'} ({row.facts} facts)"
+
+    for each in advices:
+        if each.best is None:
+            click.echo(f"{each.workload:<10}not measured; facts that come one after another are safe in memory: hybrid add-fact")
+            continue
+        click.echo(f"{each.workload:<10}{each.best.method}: {figures(each.best)}")
+        if each.alike:
+            click.echo(f"{'':<10}as good, for all that was measured: {', '.join(row.method for row in each.alike)}")
+        if each.fastest:
+            click.echo(f"{'':<10}faster: {each.fastest.method}: {figures(each.fastest)}")
+        needs = EDITORS[each.best.method].needs if each.best.method in EDITORS else "nothing"
+        if needs != "nothing" and not own:
+            click.echo(f"{'':<10}{each.best.method} needs {needs} of your model first (hybrid stats)")
+    click.echo(note, err=True)
 
 
 @edit.command()
