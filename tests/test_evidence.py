@@ -85,6 +85,7 @@ def test_a_name_within_a_longer_one_is_noticed() -> None:
 def test_the_last_sentence_asks_if_it_names_the_subject() -> None:
     query = "Lena Böhm was born in Oslo. Where was Petra Lind born?"
     assert last_sentence(query) == "Where was Petra Lind born?"
+    assert last_sentence("It rained. Where was Dr. L. Böhm born?") == "Where was Dr. L. Böhm born?"
     reading = Reading.of(query, LENA)
     assert (reading.named, reading.before, reading.asked) == (False, True, query)
     reading = Reading.of("It rained all day. Where was Lena Böhm born?", LENA)

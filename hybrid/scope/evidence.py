@@ -22,7 +22,8 @@ from hybrid.scope.stages import Bounds, Worth, bounds, classifier
 from policies.scope import Evidence
 from stores.records import Fact
 
-SENTENCE = re.compile(r"(?<=[.!?:])\s+")
+SENTENCE = re.compile(r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St)\.)(?<!\bMrs\.)\s+")
+"""Initials and titles end no sentence."""
 WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
 
