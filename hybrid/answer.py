@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stores.records import Hit
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One step of a chain."""
+
+    question: str
+    """The hop's own question."""
+    answer: str
+    route: str
+    """`memory` if a fact holds the answer, `base` if the model gave it."""
+    fact: str | None = None
+    """The id of that fact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +32,9 @@ class Decision:
     generation: int = 0
     """The weights that answer; 0 is the base."""
     said: str | None = None
-    """What the weights answered when they were tried."""
+    """What the weights answered when they were tried, or what a chain came to."""
+    hops: tuple[Hop, ...] = ()
+    """The chain, innermost first, if the query was answered by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,13 @@ class Answer:
     timings_ms: dict[str, float]
     generation: int = 0
     prompt: str = ""
+    hops: tuple[Hop, ...] = ()
+
+    @classmethod
+    def of(cls, decision: Decision, text: str, prompt: str, timings_ms: dict[str, float]) -> Answer:
+        """What a decision came to; the timings are those of the answer, beside the decision's."""
+        timings = decision.timings_ms | timings_ms
+        return cls(text, decision.route, decision.governing, decision.candidates, timings, decision.generation, prompt, decision.hops)
 
     def to_dict(self, explain: bool = False) -> dict[str, Any]:
         """The object that `ask --json` prints."""
@@ -43,6 +65,8 @@ class Answer:
             "generation": self.generation,
             "timings_ms": {key: round(value, 2) for key, value in self.timings_ms.items()},
         }
+        if self.hops:
+            found["chain"] = [asdict(hop) for hop in self.hops]
         if explain:
             found |= {
                 "candidates": [

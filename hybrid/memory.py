@@ -19,6 +19,7 @@ from typing import Any
 from hybrid import facts
 from hybrid.answer import Answer, Decision
 from hybrid.answerers import Answerer
+from hybrid.chains.follow import Chains
 from hybrid.consolidation import removal
 from hybrid.consolidation.live import LiveWeights
 from hybrid.consolidation.run import Result, consolidate
@@ -89,6 +90,10 @@ class HybridMemory:
         return Router(self.ledger, self.index, self.embedder, Witness(ScopeScorer(), self.embedder), self.scope, self.generations.in_weights)
 
     @cached_property
+    def chains(self) -> Chains:
+        return Chains(self)
+
+    @cached_property
     def weights(self) -> LiveWeights:
         """Keeps the model at the live generation."""
         return LiveWeights(self.model, self.generations, self.stability)
@@ -116,10 +121,7 @@ class HybridMemory:
             yield from facts.write(self, group)
 
     def forget(self, fact_id: str) -> list[str]:
-        """Erase a fact with its history: from ledger, index, cached values, the weights and every generation that holds it.
-
-        Returns the ids of the tombstones; `hybrid.consolidation.removal.forget` says more about what was done.
-        """
+        """Erase a fact with its history, wherever it is held; returns the tombstones' ids. See `hybrid.consolidation.removal.forget`."""
         return removal.forget(self, self.ledger.get(fact_id)).ids
 
     def undo(self, fact_id: str) -> Fact | None:
@@ -173,8 +175,7 @@ class HybridMemory:
         prompt = self.answerer.prompt(query, decision)
         started = time.perf_counter()
         text = "".join(self.stream(query, decision, max_new_tokens)).strip()
-        timings = decision.timings_ms | {"generate": (time.perf_counter() - started) * 1000}
-        return Answer(text, decision.route, decision.governing, decision.candidates, timings, decision.generation, prompt.text)
+        return Answer.of(decision, text, prompt.text, {"generate": (time.perf_counter() - started) * 1000})
 
     # -- housekeeping --------------------------------------------------------------------------
 

@@ -152,6 +152,10 @@ class Ledger:
         rows = self.db.execute("SELECT rowid FROM subject_names WHERE subject_names MATCH ? ORDER BY rank LIMIT ?", [match, limit])
         return [row[0] for row in rows]
 
+    def about(self, names: Sequence[str]) -> list[Fact]:
+        """Active facts whose subject is one of these names, whatever the case."""
+        return self._facts(f"status = 'active' AND subject COLLATE NOCASE IN ({','.join('?' * len(names))})", names) if names else []
+
     def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
         """(row number, float32 bytes) of active facts, all or some."""
         if numbers is None:

@@ -165,7 +165,12 @@ class Evaluation:
         prompts = {n: method.prompt(flat[n][1].query, decision) for n, decision in answered}
         said = dict(zip(prompts, [text for row in before for text in row["said"]], strict=True))
         plain = dict(said)
-        again = [n for n, prompt in prompts.items() if not (method.same_weights and prompt == plain_prompt(self.model, flat[n][1].query))]
+        said |= {n: decision.said for n, decision in answered if decision.said is not None}
+        again = [
+            n
+            for n, decision in answered
+            if decision.said is None and not (method.same_weights and prompts[n] == plain_prompt(self.model, flat[n][1].query))
+        ]
         generating = time.perf_counter()
         said |= dict(zip(again, self._complete([prompts[n] for n in again]), strict=True))
         generated = time.perf_counter() - generating
