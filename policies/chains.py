@@ -50,7 +50,7 @@ class ChainPolicy:
     """Cost of a hop that no word speaks for; at most one in a chain."""
     asked: float = 0.06
     """Cost of a hop that memory does not hold, so that the model is asked."""
-    length: float = 0.02
+    length: float = 0.05
     disorder: float = 0.15
     most: int = 5
     """Hops of a chain."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision, Hop
-from hybrid.chains.paths import Meanings, Path, Step, best, coverage, lexical, longer, names, outside, score
+from hybrid.chains.paths import Meanings, Path, Step, best, coverage, lexical, longer, names, outside, question, score
 from hybrid.lexicon import fill
-from hybrid.scope.evidence import fold, last_sentence, span
+from hybrid.scope.evidence import fold, span
 from policies.chains import ChainPolicy, Word
 from stores.events import now
 from stores.records import Fact, Hit
@@ -39,32 +39,30 @@ class Chains:
         witness = memory.router.witness
         self.meanings = Meanings(witness.embedder.embed, witness.phrasings)
 
-    def follow(self, query: str, decision: Decision, namespaces: Sequence[str] | None, max_new_tokens: int = 48) -> Decision | None:
-        """The decision for a query that asks for a chain, with what it came to; None for any other query.
+    def follow(self, query: str, decision: Decision, namespaces: Sequence[str] | None, max_new_tokens: int = 48) -> Decision:
+        """The decision for a query that asks for a chain, with what it came to; the router's for any other query.
 
         Args:
             decision: the router's, whose candidates name things that the query is about.
         """
         started = time.perf_counter()
-        if not decision.candidates:
-            return None
-        text = last_sentence(query)
-        about = partial(self._about, moment=now(), namespaces=namespaces)
-        found: list[Found] = []
-        for entity, facts in self._entities(text, decision, about):
-            found += self._from(text, entity, facts, about)
-        if not found:
-            return None
-        chosen = max(found, key=lambda each: each.score)
-        hops = self._resolve(chosen, namespaces, max_new_tokens)
-        if hops is None:
-            return None
+        chosen = self._chosen(question(query), decision, namespaces) if decision.candidates else None
+        hops = self._resolve(chosen, namespaces, max_new_tokens) if chosen is not None else None
+        spent = (time.perf_counter() - started) * 1000
+        timings = decision.timings_ms | {"chain": spent, "route": decision.timings_ms["route"] + spent}
+        if chosen is None or hops is None:
+            return replace(decision, timings_ms=timings)
+        score = min(1.0, coverage(chosen.words, chosen.path))
         known = {hit.fact.id: hit for hit in decision.candidates}
         facts = [step.fact for step in reversed(chosen.path) if step.fact is not None]
-        governing = tuple(known.get(fact.id) or Hit(fact, 0.0) for fact in facts)
-        governing = tuple(Hit(hit.fact, hit.similarity, max(hit.score, min(1.0, coverage(chosen.words, chosen.path))), hit.evidence) for hit in governing)
-        timings = decision.timings_ms | {"chain": (time.perf_counter() - started) * 1000}
-        return Decision("chain", governing, decision.candidates, timings, decision.generation, hops[-1].answer, tuple(hops))
+        governing = [replace(known.get(fact.id) or Hit(fact, 0.0), score=score) for fact in facts]
+        return Decision("chain", tuple(governing), decision.candidates, timings, decision.generation, hops[-1].answer, tuple(hops))
+
+    def _chosen(self, text: str, decision: Decision, namespaces: Sequence[str] | None) -> Found | None:
+        """The path that explains the question best, from whatever thing it names."""
+        about = partial(self._about, moment=now(), namespaces=namespaces)
+        found = [path for entity, facts in self._entities(text, decision, about) for path in self._from(text, entity, facts, about)]
+        return max(found, key=lambda each: each.score, default=None)
 
     # -- where it may begin --------------------------------------------------------------------
 
@@ -129,8 +127,8 @@ class Chains:
         hops, entity = list[Hop](), ""
         for step in chosen.path:
             if step.fact is not None:
-                question = step.fact.questions[0] if step.fact.questions else step.fact.cloze
-                hops.append(Hop(question, step.fact.target_new, "memory", step.fact.id))
+                asked = step.fact.questions[0] if step.fact.questions else step.fact.cloze
+                hops.append(Hop(asked, step.fact.target_new, "memory", step.fact.id))
             else:
                 assert step.relation is not None
                 hops.append(self._ask(fill(step.relation.questions[0], entity), namespaces, max_new_tokens))
@@ -139,11 +137,11 @@ class Chains:
                 return None
         return hops
 
-    def _ask(self, question: str, namespaces: Sequence[str] | None, max_new_tokens: int) -> Hop:
+    def _ask(self, asked: str, namespaces: Sequence[str] | None, max_new_tokens: int) -> Hop:
         """One hop's own question: a fact that governs it, in whatever words, else the model."""
-        decision = self.memory.router.route(question, namespaces=namespaces)
+        decision = self.memory.router.route(asked, namespaces=namespaces)
         if decision.governing:
             fact = decision.governing[0].fact
-            return Hop(question, fact.target_new, "memory", fact.id)
-        said = self.memory.model.complete(self.memory.answerer.prompt(question, Decision("base")), max_new_tokens)
-        return Hop(question, said.rstrip("."), "base")
+            return Hop(asked, fact.target_new, "memory", fact.id)
+        said = self.memory.model.complete(self.memory.answerer.prompt(asked, Decision("base")), max_new_tokens)
+        return Hop(asked, said.rstrip("."), "base")

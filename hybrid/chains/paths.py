@@ -13,6 +13,7 @@ from hybrid.scope.phrasings import PRONOUN, Phrasings
 from policies.chains import ChainPolicy, Cues, Word, explain
 from stores.records import Fact
 
+SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:St|Dr|Mr|Mt|Ft|Jr|Sr)\.)(?<!\b(?:Mrs|Inc)\.)\s+")
 LONGEST = 9
 """Words of a name."""
 TOKEN = re.compile(r"[^\s/]+")
@@ -57,6 +58,11 @@ class Meanings:
                 words[word] = max(words.get(word, 0.0), 0.9)
             self._kept[key] = words, relation
         return self._kept[key]
+
+
+def question(query: str) -> str:
+    """Where a query asks: its last sentence. A full stop after an initial or a title ends none."""
+    return SENTENCE.split(query.strip())[-1]
 
 
 def names(text: str) -> list[str]:

@@ -29,10 +29,10 @@ def decide(memory: HybridMemory, query: str, route: str | None, namespaces: Sequ
     decision = replace(memory.router.route(query, force=route, namespaces=namespaces), generation=0 if route == "base" else number)
     if route is not None:
         return decision
-    chain = memory.chains.follow(query, decision, namespaces, max_new_tokens)
-    if chain is not None:
-        memory.weights.count(hit.fact.id for hit in chain.governing)
-        return chain
+    decision = memory.chains.follow(query, decision, namespaces, max_new_tokens)
+    if decision.route == "chain":
+        memory.weights.count(hit.fact.id for hit in decision.governing)
+        return decision
     facts = [hit.fact for hit in decision.governing]
     memory.weights.count(fact.id for fact in facts)
     if decision.route != "weights":
