@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
+Cues = Mapping[str, float]
+"""How strongly each word (stem) speaks for one hop, 0 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word of the question that may speak for a relation."""
@@ -15,10 +19,13 @@ class Word:
     """How much it tells about which relation is meant, 0 to 1."""
     place: int
     """Words between it and the entity that the chain begins at; negative before it."""
+    parts: tuple[str, ...] = ()
+    """The words of a name of several ("head office"), which say less one by one."""
 
-
-Cues = Mapping[str, float]
-"""How strongly each word (stem) speaks for one hop, 0 to 1."""
+    def speaks(self, cues: Cues) -> float:
+        """How strongly it speaks for a hop, 0 to 1."""
+        whole = cues.get(self.stem, 0.0)
+        return max(whole, 0.5 * sum(cues.get(part, 0.0) for part in self.parts) / len(self.parts)) if self.parts else whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,10 @@ class ChainPolicy:
     """How much more of the question than a single hop a chain must explain."""
     silent: float = 0.12
     """Cost of a hop that no word speaks for; at most one in a chain."""
-    asked: float = 0.06
+    asked: float = 0.1
     """Cost of a hop that memory does not hold, so that the model is asked."""
+    evident_asked: float = 0.5
+    """Weight from which words speak for such a hop."""
     length: float = 0.05
     disorder: float = 0.15
     most: int = 5
@@ -63,12 +72,14 @@ class ChainPolicy:
         silent = sum(max(0.0, 1 - share / self.evident) for share in found.shares)
         return found.coverage - self.silent * silent - self.asked * asked - self.length * len(hops) - self.disorder * found.disorder
 
-    def takes(self, words: Sequence[Word], hops: Sequence[Cues], single: float) -> bool:
-        """Whether a path is a chain that the question asks for; `single` is the coverage of the best single hop."""
+    def takes(self, words: Sequence[Word], hops: Sequence[Cues], held: Sequence[bool], single: float) -> bool:
+        """Whether a path is a chain that the question asks for; memory has the hops that are `held`; `single` is the coverage of the best single hop."""
         if len(hops) < 2:
             return False
         found = explain(words, hops)
         evident = [share >= self.evident for share in found.shares]
+        if any(share < self.evident_asked for share, known in zip(found.shares, held, strict=True) if not known):
+            return False
         return evident[-1] and sum(evident) >= max(2, len(hops) - 1) and found.coverage >= max(self.coverage, single + self.gain)
 
 
@@ -78,7 +89,7 @@ def explain(words: Sequence[Word], hops: Sequence[Cues]) -> Explanation:
     given: list[tuple[int, int]] = []
     for word in sorted(words, key=lambda each: abs(each.place)):
         total += word.weight
-        strength, _, at = max(((cues.get(word.stem, 0.0), -shares[n], -n) for n, cues in enumerate(hops)), default=(0.0, 0.0, 0))
+        strength, _, at = max(((word.speaks(cues), -shares[n], -n) for n, cues in enumerate(hops)), default=(0.0, 0.0, 0))
         if strength > 0:
             covered += word.weight * strength
             shares[-at] += word.weight * strength

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision, Hop
-from hybrid.chains.paths import Meanings, Path, Step, best, coverage, lexical, longer, names, outside, question, score
+from hybrid.chains.asks import agrees, noun
+from hybrid.chains.paths import Meanings, Path, Step, best, coverage, lexical, longer, names, outside, question, score, typed
 from hybrid.lexicon import fill
 from hybrid.scope.evidence import fold, span
 from policies.chains import ChainPolicy, Word
@@ -91,28 +92,37 @@ class Chains:
 
     def _from(self, text: str, entity: str, facts: Sequence[Fact], about: partial[dict[str, list[Fact]]]) -> list[Found]:
         """The best path from one entity, if the question asks for it."""
-        words = outside(text, span(entity, text) or (0, 0))
-        paths = best(self.policy, words, [(Step(self.meanings.of(fact)[0], fact),) for fact in facts])
+        words, asks = outside(text, span(entity, text) or (0, 0)), noun(text)
+
+        def step(fact: Fact) -> Step:
+            found, relation = self.meanings.of(fact)
+            return Step(typed(found, relation, asks), fact)
+
+        paths = best(self.policy, words, [(step(fact),) for fact in facts])
         single = max((coverage(words, path) for path in paths), default=0.0)
         if not paths or single > 1 - self.policy.gain:  # one hop says it all
             return []
         tried: list[Path] = []
         for _ in range(self.policy.most - 1):
             tried += paths
-            paths = longer(self.policy, words, paths, about, self.meanings)
+            paths = longer(self.policy, words, paths, about, step)
             if not paths:
                 break
         tried = best(self.policy, words, [*tried, *paths])
-        tried += [path for path in self._asking(words, tried[:5])]
-        taken = [path for path in tried if self.policy.takes(words, [step.cues for step in path], single)]
+        alone = max((coverage(words, (each,)) for each in lexical(words, None, asks)), default=0.0)  # what the model could be asked as it stands
+        rivals = [(path, single) for path in tried] + [(path, max(single, alone)) for path in self._asking(words, tried[:5], asks)]
+        taken = [path for path, rival in rivals if agrees(text, self._type(path[-1])) and self._takes(words, path, rival)]
         return [Found(score(self.policy, words, path), words, path, entity) for path in best(self.policy, words, taken)[:1]]
 
-    def _asking(self, words: Sequence[Word], paths: Sequence[Path]) -> list[Path]:
+    def _takes(self, words: Sequence[Word], path: Path, single: float) -> bool:
+        return self.policy.takes(words, [step.cues for step in path], [step.fact is not None for step in path], single)
+
+    def _asking(self, words: Sequence[Word], paths: Sequence[Path], asks: str | None) -> list[Path]:
         """Paths that memory does not hold to the end: by one or two hops more, for which the model is asked."""
         found: list[Path] = []
         for _ in range(2):
-            paths = [(*path, step) for path in paths for step in lexical(words, self._type(path[-1])) if step.relation not in {s.relation for s in path}]
-            paths = best(self.policy, words, paths)[:5]
+            more = [(*path, step) for path in paths for step in lexical(words, self._type(path[-1]), asks) if step.relation not in {s.relation for s in path}]
+            paths = best(self.policy, words, more)[:5]
             found += paths
         return found
 

@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hybrid.chains.wording import content, cues, weight
+from hybrid.chains.asks import NOUNS
+from hybrid.chains.wording import by_word, content, cues, joined, stem, weight
 from hybrid.lexicon import Relation, fill, find, relations
 from hybrid.scope.evidence import fold
 from hybrid.scope.phrasings import PRONOUN, Phrasings
 from policies.chains import ChainPolicy, Cues, Word, explain
 from stores.records import Fact
 
-SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:St|Dr|Mr|Mt|Ft|Jr|Sr)\.)(?<!\b(?:Mrs|Inc)\.)\s+")
+SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:St|Dr|Mr|Mt|Ft|Jr|Sr)\.)(?<!\b(?:Mrs|Inc)\.)\s+(?=[\"'“‘(]*[^\W_a-z])")
 LONGEST = 9
 """Words of a name."""
 TOKEN = re.compile(r"[^\s/]+")
@@ -54,7 +55,7 @@ class Meanings:
             if relation is None:
                 relation, trust = self.phrasings.relation(self.embed([fill(fact.prompt, PRONOUN)]), self.NEAR), 0.8
             words = {word: trust * strength for word, strength in cues()[relation.id].items()} if relation else {}
-            for word in (*content(fact.prompt.replace("{}", " ")), *content(fact.relation)):
+            for word in {*content(fact.prompt.replace("{}", " ")), *map(" ".join, joined(content(fact.relation)))}:
                 words[word] = max(words.get(word, 0.0), 0.9)
             self._kept[key] = words, relation
         return self._kept[key]
@@ -73,29 +74,31 @@ def names(text: str) -> list[str]:
         for _, end in tokens[n : n + LONGEST]:
             run = text[start:end]
             bare = run.strip(AROUND)
-            for each in (run, bare, run.lstrip(AROUND), re.sub(r"['’]s?$", "", bare).strip(AROUND), bare + "."):
-                if each and each in text and not (each.islower() and not content(each)):
-                    found[each] = None
+            if not content(run) and run[1:].islower() and (start == 0 or run.islower()):  # "Who is"
+                continue
+            found |= dict.fromkeys(each for each in (run, bare, run.lstrip(AROUND), re.sub(r"['’]s?$", "", bare).strip(AROUND), bare + ".") if each and each in text)
     return list(found)
 
 
 def outside(text: str, span: tuple[int, int]) -> list[Word]:
-    """The question's words, without those of the entity's name."""
-    before, after = content(text[: span[0]]), content(text[span[1] :])
-    placed = [*((word, at - len(before)) for at, word in enumerate(before)), *((word, at + 1) for at, word in enumerate(after))]
-    return [Word(word, weight(word), place) for word, place in placed]
+    """The question's words, without those of the entity's name; several that are a name together are one."""
+    before, after = joined(content(text[: span[0]])), joined(content(text[span[1] :]))
+    placed = [*((run, at - len(before)) for at, run in enumerate(before)), *((run, at + 1) for at, run in enumerate(after))]
+    return [Word(" ".join(run), max(map(weight, run)), place, run if len(run) > 1 else ()) for run, place in placed]
 
 
-def longer(policy: ChainPolicy, words: Sequence[Word], paths: Sequence[Path], about: Callable[[Sequence[str]], dict[str, list[Fact]]], meanings: Meanings) -> list[Path]:
+def longer(
+    policy: ChainPolicy, words: Sequence[Word], paths: Sequence[Path], about: Callable[[Sequence[str]], dict[str, list[Fact]]], step: Callable[[Fact], Step]
+) -> list[Path]:
     """Every path by one more fact, the best of them first; `about` gives facts by the folded name of their subject."""
     ends = {fold(path[-1].fact.target_new): path[-1].fact.target_new for path in paths if path[-1].fact is not None}
     next_facts = about(list(ends.values()))
     found = []
     for path in paths:
-        visited = {fold(step.fact.subject) for step in path if step.fact is not None}
+        visited = {fold(each.fact.subject) for each in path if each.fact is not None}
         for fact in next_facts.get(fold(path[-1].fact.target_new), ()) if path[-1].fact is not None else ():
             if fold(fact.target_new) not in visited:
-                found.append((*path, Step(meanings.of(fact)[0], fact)))
+                found.append((*path, step(fact)))
     return best(policy, words, found)
 
 
@@ -114,14 +117,17 @@ def coverage(words: Sequence[Word], path: Path) -> float:
     return explain(words, [step.cues for step in path]).coverage
 
 
-def lexical(words: Sequence[Word], subject_type: str | None, most: int = 12) -> list[Step]:
-    """Relations of the lexicon that words of a question speak for, about things of a type if it is known, those that explain most first."""
-    from hybrid.chains.wording import by_word
+def typed(found: Cues, relation: Relation | None, asks: str | None) -> Cues:
+    """The words of a hop, and the noun behind "which" if the hop leads to such a thing: it then asks for no further one."""
+    return {**found, stem(asks): 1.0} if asks is not None and relation is not None and relation.target_type in NOUNS[asks] - {"place"} else found
 
-    keys = {key for word in words for key, strength in by_word().get(word.stem, {}).items() if strength >= 0.7}
+
+def lexical(words: Sequence[Word], subject_type: str | None, asks: str | None, most: int = 12) -> list[Step]:
+    """Relations of the lexicon that words of a question speak for, about things of a type if it is known, those that explain most first."""
+    keys = {key for word in words for each in (word.stem, *word.parts) for key, strength in by_word().get(each, {}).items() if strength >= 0.7}
     fitting = [key for key in keys if subject_type is None or alike(subject_type, relations()[key].subject_type)]
-    ranked = sorted(fitting, key=lambda key: (-sum(word.weight * cues()[key].get(word.stem, 0.0) for word in words), key))
-    return [Step(cues()[key], None, relations()[key]) for key in ranked[:most]]
+    ranked = sorted(fitting, key=lambda key: (-sum(word.weight * word.speaks(cues()[key]) for word in words), key))
+    return [Step(typed(cues()[key], relations()[key], asks), None, relations()[key]) for key in ranked[:most]]
 
 
 KINDS = (

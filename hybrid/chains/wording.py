@@ -53,42 +53,59 @@ def content(text: str) -> list[str]:
     return [each for each in map(stem, WORD.findall(text)) if each]
 
 
-def strengths(names: Iterable[str], questions: Iterable[str], others: Iterable[str]) -> dict[str, float]:
-    """How strongly each word (stem) speaks for a relation, 0 to 1: its names and questions say more than words of a few sentences."""
-    found: dict[str, float] = {}
-    others = list(others)
-    seen = Counter(word for text in others for word in set(content(text.replace("{}", " ").replace("[]", " "))))
-    for word, count in seen.items():
-        found[word] = min(0.8, 4 * count / max(10, len(others)))
-    for text in questions:
-        found |= {word: max(0.9, found.get(word, 0.0)) for word in content(text.replace("{}", " "))}
-    for number, name in enumerate(names):
-        words = content(name)
-        for word in words:
-            found[word] = max(found.get(word, 0.0), 1.0 if number == 0 or len(words) == 1 else 0.7)
-    return found
+def counted(texts: Iterable[str]) -> Counter[str]:
+    """In how many texts each word (stem) stands."""
+    return Counter(word for text in texts for word in set(content(text.replace("{}", " ").replace("[]", " "))))
 
 
 @lru_cache(maxsize=1)
 def cues() -> Mapping[str, Mapping[str, float]]:
-    """Relation id -> word (stem) -> strength."""
-    return {key: of_relation(relation) for key, relation in relations().items()}
+    """Relation id -> word (stem), or name of several words -> how strongly it speaks for the relation, 0 to 1.
+
+    A name says most. A word of the questions says as much as it is frequent in them, or rare elsewhere; one of the statements less. Phrasings that are
+    held out are left out.
+    """
+    asked = {key: counted(relation.questions[:8]) for key, relation in relations().items()}
+    used = Counter(word for words in asked.values() for word in words)
+    return {key: _of(relation, asked[key], used) for key, relation in relations().items()}
 
 
-def of_relation(relation: Relation) -> dict[str, float]:
-    """The words of one relation of the lexicon; phrasings that are held out are left out."""
-    return strengths(relation.names, relation.questions[:8], (*relation.statements[:24], *relation.oblique[:8], *relation.target_first[:8]))
+def _of(relation: Relation, asked: Counter[str], used: Counter[str]) -> dict[str, float]:
+    others = (*relation.statements[:24], *relation.oblique[:8], *relation.target_first[:8])
+    found = {word: min(0.7, 3 * count / max(10, len(others))) for word, count in counted(others).items()}
+    for word, count in asked.items():
+        rare = 0.9 * (1 - math.log(used[word]) / math.log(len(relations()))) ** 2
+        found[word] = max(found.get(word, 0.0), rare, 0.9 * min(1.0, 3 * count / min(8, len(relation.questions))))
+    for number, name in enumerate(relation.names):
+        words = content(name)
+        telling = min(words, key=lambda word: used[word], default="")
+        for word in words:
+            found[word] = max(found.get(word, 0.0), (1.0 if number == 0 or len(words) == 1 else 0.7) if word == telling else 0.5)
+        if len(words) > 1:
+            found[" ".join(words)] = 1.0
+    return found
 
 
 @lru_cache(maxsize=1)
 def by_word() -> Mapping[str, Mapping[str, float]]:
-    """Word (stem) -> relation id -> strength, where it is one of the relation's."""
+    """Word (stem), or name of several -> relation id -> strength, where it is one of the relation's."""
     table: dict[str, dict[str, float]] = defaultdict(dict)
     for key, words in cues().items():
         for word, strength in words.items():
             if strength >= WEAK:
                 table[word][key] = strength
     return table
+
+
+def joined(words: list[str]) -> list[tuple[str, ...]]:
+    """The words, those together that are a name of a relation; of several names the longest."""
+    runs: list[tuple[str, ...]] = []
+    at = 0
+    while at < len(words):
+        length = next((n for n in (4, 3, 2) if " ".join(words[at : at + n]) in by_word() and at + n <= len(words)), 1)
+        runs.append(tuple(words[at : at + length]))
+        at += length
+    return runs
 
 
 @lru_cache(maxsize=8192)
