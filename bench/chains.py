@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hybrid.chains.paths import alike
 from hybrid.evaluation.metrics import matches
-from hybrid.lexicon import find, fill, relations
+from hybrid.lexicon import fill, find, relations
 from hybrid.memory import HybridMemory
 from hybrid.request import Request
 
@@ -106,7 +106,10 @@ def main(file: Path, count: int, loads: int, seed: int, out: Path | None, failur
             scores[f"{len(edits)}_hops"].append(right)
             scores[f"{len(edits)}_hops_all_hops_right"].append([hop.answer for hop in answer.hops] == [edit.target for edit in edits])
             if failures and not right:
-                click.echo(f"{query}\n  wanted {[(e.relation, e.target) for e in edits]}\n  {answer.route}: {answer.text} {[(h.question, h.answer) for h in answer.hops]}", err=True)
+                click.echo(
+                    f"{query}\n  wanted {[(e.relation, e.target) for e in edits]}\n  {answer.route}: {answer.text} {[(h.question, h.answer) for h in answer.hops]}",
+                    err=True,
+                )
         for edit in tqdm([rng.choice(edits) for edits in made], desc="single"):
             query = fill(rng.choice(PHRASINGS[edit.relation]["asks"]), edit.subject)
             found = memory.route(query)

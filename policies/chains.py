@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
+from operator import ge
 
 Cues = Mapping[str, float]
 """How strongly each word (stem) speaks for one hop, 0 to 1."""
@@ -51,6 +51,8 @@ class ChainPolicy:
     evident: float = 0.25
     """Weight from which words speak for a hop."""
     coverage: float = 0.55
+    coverage_asked: float = 0.7
+    """What a path must explain if the model is asked for one of its hops."""
     gain: float = 0.15
     """How much more of the question than a single hop a chain must explain."""
     silent: float = 0.12
@@ -78,9 +80,14 @@ class ChainPolicy:
             return False
         found = explain(words, hops)
         evident = [share >= self.evident for share in found.shares]
-        if any(share < self.evident_asked for share, known in zip(found.shares, held, strict=True) if not known):
+        if not all(held) and not self._sure(found, held):
             return False
         return evident[-1] and sum(evident) >= max(2, len(hops) - 1) and found.coverage >= max(self.coverage, single + self.gain)
+
+    def _sure(self, found: Explanation, held: Sequence[bool]) -> bool:
+        """Whether a path that asks the model leaves no doubt: words speak for every hop, in order, and for nearly all of the question."""
+        least = [self.evident if known else self.evident_asked for known in held]
+        return found.disorder == 0 and found.coverage >= self.coverage_asked and all(map(ge, found.shares, least))
 
 
 def explain(words: Sequence[Word], hops: Sequence[Cues]) -> Explanation:

@@ -8,7 +8,22 @@ PLACES = {"place", "city", "country", "continent", "building"}
 GROUPS = {"organization", "company", "team", "band"}
 TIMES = {"date", "year"}
 AMOUNTS = {"number", "amount"}
-WORDS = {"language", "currency", "religion", "occupation", "position", "sport", "instrument", "genre", "color", "domain", "text", "field", "species", "chemical"}
+WORDS = {
+    "language",
+    "currency",
+    "religion",
+    "occupation",
+    "position",
+    "sport",
+    "instrument",
+    "genre",
+    "color",
+    "domain",
+    "text",
+    "field",
+    "species",
+    "chemical",
+}
 NOUNS = {
     "city": {"city", "place"}, "town": {"city", "place"}, "country": {"country", "place"}, "nation": {"country", "place"}, "state": {"country", "place"},
     "continent": {"continent", "place"}, "language": {"language"}, "currency": {"currency"}, "religion": {"religion"}, "sport": {"sport"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision, Hop
 from hybrid.chains.asks import agrees, noun
-from hybrid.chains.paths import Meanings, Path, Step, best, coverage, lexical, longer, names, outside, question, score, typed
+from hybrid.chains.paths import Meanings, Path, Step, best, coverage, joints, lexical, longer, names, outside, question, score, typed
 from hybrid.lexicon import fill
 from hybrid.scope.evidence import fold, span
 from policies.chains import ChainPolicy, Word
@@ -20,6 +20,10 @@ from stores.records import Fact, Hit
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
+
+
+CERTAIN = 0.9
+"""Probability from which a fact that governs the query as it stands goes before a chain for which the model would be asked."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Chains:
         """
         started = time.perf_counter()
         chosen = self._chosen(question(query), decision, namespaces) if decision.candidates else None
+        if chosen is not None and any(hit.score >= CERTAIN for hit in decision.governing) and any(step.fact is None for step in chosen.path):
+            chosen = None  # a fact answers the question as it stands
         hops = self._resolve(chosen, namespaces, max_new_tokens) if chosen is not None else None
         spent = (time.perf_counter() - started) * 1000
         timings = decision.timings_ms | {"chain": spent, "route": decision.timings_ms["route"] + spent}
@@ -98,7 +104,7 @@ class Chains:
             found, relation = self.meanings.of(fact)
             return Step(typed(found, relation, asks), fact)
 
-        paths = best(self.policy, words, [(step(fact),) for fact in facts])
+        paths = best(self.policy, words, [(step(fact),) for fact in facts if span(fact.target_new, text) is None])  # else its answer is told, not asked for
         single = max((coverage(words, path) for path in paths), default=0.0)
         if not paths or single > 1 - self.policy.gain:  # one hop says it all
             return []
@@ -110,7 +116,8 @@ class Chains:
                 break
         tried = best(self.policy, words, [*tried, *paths])
         alone = max((coverage(words, (each,)) for each in lexical(words, None, asks)), default=0.0)  # what the model could be asked as it stands
-        rivals = [(path, single) for path in tried] + [(path, max(single, alone)) for path in self._asking(words, tried[:5], asks)]
+        unsure = [path for path in self._asking(words, tried[:5], asks) if joints(text) >= len(path) - 1]
+        rivals = [(path, single) for path in tried] + [(path, max(single, alone)) for path in unsure]
         taken = [path for path, rival in rivals if agrees(text, self._type(path[-1])) and self._takes(words, path, rival)]
         return [Found(score(self.policy, words, path), words, path, entity) for path in best(self.policy, words, taken)[:1]]
 
@@ -121,7 +128,8 @@ class Chains:
         """Paths that memory does not hold to the end: by one or two hops more, for which the model is asked."""
         found: list[Path] = []
         for _ in range(2):
-            more = [(*path, step) for path in paths for step in lexical(words, self._type(path[-1]), asks) if step.relation not in {s.relation for s in path}]
+            typed_paths = [(path, kind) for path in paths if (kind := self._type(path[-1])) is not None]
+            more = [(*path, step) for path, kind in typed_paths for step in lexical(words, kind, asks) if step.relation not in {s.relation for s in path}]
             paths = best(self.policy, words, more)[:5]
             found += paths
         return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybrid.chains.asks import NOUNS
-from hybrid.chains.wording import by_word, content, cues, joined, stem, weight
+from hybrid.chains.wording import by_word, content, cues, full_names, joined, stem, weight
 from hybrid.lexicon import Relation, fill, find, relations
 from hybrid.scope.evidence import fold
 from hybrid.scope.phrasings import PRONOUN, Phrasings
@@ -18,6 +18,10 @@ SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:St|Dr|Mr|Mt|Ft|Jr|Sr)\.)(?
 LONGEST = 9
 """Words of a name."""
 TOKEN = re.compile(r"[^\s/]+")
+LED = re.compile(r"(?<=[\w,] )((?:[A-Z][a-z]+ )+)$")
+FOLLOWED = re.compile(r"(?: [A-Z][a-z]+)+")
+JOINT = re.compile(r"(?i)(?<=\w)['’]s?\b(?= )|(?<=\w )(?:of|where|that|which|who|whose|whom)\b")
+OWNED = re.compile(r"[\"'”’]*['’]s? ((?:[\w-]+['’]s )*)")
 AROUND = "\"'“”‘’«»()[],;:!?."
 
 
@@ -76,13 +80,31 @@ def names(text: str) -> list[str]:
             bare = run.strip(AROUND)
             if not content(run) and run[1:].islower() and (start == 0 or run.islower()):  # "Who is"
                 continue
-            found |= dict.fromkeys(each for each in (run, bare, run.lstrip(AROUND), re.sub(r"['’]s?$", "", bare).strip(AROUND), bare + ".") if each and each in text)
+            found |= dict.fromkeys(
+                each for each in (run, bare, run.lstrip(AROUND), re.sub(r"['’]s?$", "", bare).strip(AROUND), bare + ".") if each and each in text
+            )
     return list(found)
 
 
+def joints(text: str) -> int:
+    """How often a question goes on from one thing to the next: "of", "'s", and clauses with "that", "where" and the like."""
+    return len(JOINT.findall(text))
+
+
 def outside(text: str, span: tuple[int, int]) -> list[Word]:
-    """The question's words, without those of the entity's name; several that are a name together are one."""
-    before, after = joined(content(text[: span[0]])), joined(content(text[span[1] :]))
+    """The question's words, without those of the entity's name; several that are a name together are one.
+
+    Capitals beside the name are taken for more of it ("Major", "Inc").
+    """
+    start, end = span
+    if led := LED.search(text[:start]):
+        start = led.start(1)
+    if followed := FOLLOWED.match(text[end:]):
+        end += followed.end()
+    before, after = joined(content(text[:start])), joined(content(text[end:]))
+    if owned := OWNED.match(text[end:]):  # "spouse of X's child" asks what "spouse of the child of X" does
+        count = 1 + len(owned[1].split())
+        before, after = before + after[:count][::-1], after[count:]
     placed = [*((run, at - len(before)) for at, run in enumerate(before)), *((run, at + 1) for at, run in enumerate(after))]
     return [Word(" ".join(run), max(map(weight, run)), place, run if len(run) > 1 else ()) for run, place in placed]
 
@@ -123,9 +145,11 @@ def typed(found: Cues, relation: Relation | None, asks: str | None) -> Cues:
 
 
 def lexical(words: Sequence[Word], subject_type: str | None, asks: str | None, most: int = 12) -> list[Step]:
-    """Relations of the lexicon that words of a question speak for, about things of a type if it is known, those that explain most first."""
-    keys = {key for word in words for each in (word.stem, *word.parts) for key, strength in by_word().get(each, {}).items() if strength >= 0.7}
-    fitting = [key for key in keys if subject_type is None or alike(subject_type, relations()[key].subject_type)]
+    """Relations of the lexicon that a question names, about things of a type if it is known, those that explain most first."""
+    keys = {key for word in words for key in by_word().get(word.stem, {}) if word.stem in full_names(key)}
+    fitting = [
+        key for key in keys if subject_type is None or (alike(subject_type, relations()[key].subject_type) and relations()[key].subject_type != "concept")
+    ]
     ranked = sorted(fitting, key=lambda key: (-sum(word.weight * word.speaks(cues()[key]) for word in words), key))
     return [Step(typed(cues()[key], relations()[key], asks), None, relations()[key]) for key in ranked[:most]]
 

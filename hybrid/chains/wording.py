@@ -97,6 +97,12 @@ def by_word() -> Mapping[str, Mapping[str, float]]:
     return table
 
 
+@lru_cache(maxsize=512)
+def full_names(key: str) -> frozenset[str]:
+    """A relation's names, as stems."""
+    return frozenset(" ".join(content(name)) for name in relations()[key].names)
+
+
 def joined(words: list[str]) -> list[tuple[str, ...]]:
     """The words, those together that are a name of a relation; of several names the longest."""
     runs: list[tuple[str, ...]] = []

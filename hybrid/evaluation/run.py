@@ -167,9 +167,7 @@ class Evaluation:
         plain = dict(said)
         said |= {n: decision.said for n, decision in answered if decision.said is not None}
         again = [
-            n
-            for n, decision in answered
-            if decision.said is None and not (method.same_weights and prompts[n] == plain_prompt(self.model, flat[n][1].query))
+            n for n, decision in answered if decision.said is None and not (method.same_weights and prompts[n] == plain_prompt(self.model, flat[n][1].query))
         ]
         generating = time.perf_counter()
         said |= dict(zip(again, self._complete([prompts[n] for n in again]), strict=True))
