@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision, Hop
+from hybrid.asked_moment import asked_moment
 from hybrid.chains.asks import agrees, noun
 from hybrid.chains.paths import Meanings, Path, Step, best, coverage, joints, lexical, longer, names, outside, question, score, typed
 from hybrid.lexicon import fill
@@ -20,10 +21,6 @@ from stores.records import Fact, Hit
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
-
-
-CERTAIN = 0.9
-"""Probability from which a fact that governs the query as it stands goes before a chain for which the model would be asked."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,6 @@ class Chains:
         """
         started = time.perf_counter()
         chosen = self._chosen(question(query), decision, namespaces) if decision.candidates else None
-        if chosen is not None and any(hit.score >= CERTAIN for hit in decision.governing) and any(step.fact is None for step in chosen.path):
-            chosen = None  # a fact answers the question as it stands
         hops = self._resolve(chosen, namespaces, max_new_tokens) if chosen is not None else None
         spent = (time.perf_counter() - started) * 1000
         timings = decision.timings_ms | {"chain": spent, "route": decision.timings_ms["route"] + spent}
@@ -67,7 +62,7 @@ class Chains:
 
     def _chosen(self, text: str, decision: Decision, namespaces: Sequence[str] | None) -> Found | None:
         """The path that explains the question best, from whatever thing it names."""
-        about = partial(self._about, moment=now(), namespaces=namespaces)
+        about = partial(self._about, moment=asked_moment(text) or now(), namespaces=namespaces)
         found = [path for entity, facts in self._entities(text, decision, about) for path in self._from(text, entity, facts, about)]
         return max(found, key=lambda each: each.score, default=None)
 

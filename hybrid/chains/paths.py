@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hybrid.chains.asks import NOUNS
 from hybrid.chains.wording import by_word, content, cues, full_names, joined, stem, weight
 from hybrid.lexicon import Relation, fill, find, relations
@@ -47,7 +50,7 @@ class Meanings:
     NEAR = 0.6
     """Cosine from which a prompt of no known relation is taken for one of the lexicon's."""
 
-    def __init__(self, embed: Callable[[list[str]], object], phrasings: Phrasings):
+    def __init__(self, embed: Callable[[list[str]], NDArray[np.float32]], phrasings: Phrasings):
         self.embed, self.phrasings = embed, phrasings
         self._kept: dict[tuple[str, str], tuple[Cues, Relation | None]] = {}
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision
+from hybrid.asked_moment import asked_moment
 from stores.errors import HybridError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def decide(memory: HybridMemory, query: str, route: str | None, namespaces: Sequ
     number = memory.weights.refresh()
     if route == "weights" and not number:
         raise HybridError("there is no route 'weights' as long as no generation is live; `hybrid consolidate` makes one")
-    decision = replace(memory.router.route(query, force=route, namespaces=namespaces), generation=0 if route == "base" else number)
+    decision = replace(memory.router.route(query, force=route, namespaces=namespaces, moment=asked_moment(query)), generation=0 if route == "base" else number)
     if route is not None:
         return decision
     decision = memory.chains.follow(query, decision, namespaces, max_new_tokens)
