@@ -71,3 +71,10 @@ def consolidation(db: Database) -> None:
 def facts_by_subject(db: Database) -> None:
     """Facts in force by the subject's name, whatever its case: how a chain finds its next hop."""
     db.execute("CREATE INDEX facts_by_subject ON facts(subject COLLATE NOCASE) WHERE status = 'active'")
+
+
+@migrations()
+def periods(db: Database) -> None:
+    """A key may have several facts in force, each with its own period of validity."""
+    db.execute("DROP INDEX one_active_fact_a_key")
+    db.execute("CREATE UNIQUE INDEX one_active_fact_a_beginning ON facts(key, coalesce(valid_from, '')) WHERE status = 'active'")
