@@ -330,6 +330,8 @@ def ask(memory: HybridMemory, query: str, route: str | None, namespaces: tuple[s
 
 def _explain(memory: HybridMemory, answer: Answer) -> None:
     click.echo(f"\nroute: {answer.route}  (a fact governs from a score of {memory.scope.threshold})", err=True)
+    for number, hop in enumerate(answer.hops, start=1):
+        click.echo(f"  hop {number}  {hop.question}  ->  {hop.answer}  ({hop.route if hop.fact is None else f'memory, {hop.fact}'})", err=True)
     governing = {hit.fact.id for hit in answer.facts}
     for hit in answer.candidates:
         mark = "governs" if hit.fact.id in governing else "      -"
