@@ -137,8 +137,7 @@ class Ledger:
             return [fact]
         under, line = self._facts("key = ?", [fact.key]), {fact.id}
         for _ in under:  # each look finds at least one more, or all are there
-            line |= {each.id for each in under if each.supersedes in line} | {each.supersedes for each in under if each.id in line}
-            line -= {None}
+            line |= {each.id for each in under if each.supersedes in line} | {each.supersedes for each in under if each.id in line and each.supersedes}
         return [each for each in under if each.id in line]
 
     def by_number(self, numbers: Iterable[int]) -> dict[int, Fact]:

@@ -49,6 +49,7 @@ def test_words_of_one_family_have_one_stem() -> None:
 
 def test_names_and_sentences() -> None:
     assert "Dr. Who?" in names("Who wrote Dr. Who?") and "Who" not in names("Who wrote it?")
+    assert "Help!" in names('Who sang "Help!", the song?')
     assert "J. R. Stone" in names("Where was J. R. Stone's mother born?")
     assert question("Ana wrote it. Where was J. R. Stone born?") == "Where was J. R. Stone born?"
     assert question("Who leads Ha Ha! Radio?") == "Radio?" and question("Who leads Ha! today?") == "Who leads Ha! today?"

@@ -25,6 +25,7 @@ LED = re.compile(r"(?<=[\w,] )((?:[A-Z][a-z]+ )+)$")
 FOLLOWED = re.compile(r"(?: [A-Z][a-z]+)+")
 JOINT = re.compile(r"(?i)(?<=\w)['’]s?\b(?= )|(?<=\w )(?:of|where|that|which|who|whose|whom)\b")
 OWNED = re.compile(r"[\"'”’]*['’]s? ((?:[\w-]+['’]s )*)")
+QUOTES = "\"'“”‘’«»()[],;:"
 AROUND = "\"'“”‘’«»()[],;:!?."
 
 
@@ -84,7 +85,9 @@ def names(text: str) -> list[str]:
             if not content(run) and run[1:].islower() and (start == 0 or run.islower()):  # "Who is"
                 continue
             found |= dict.fromkeys(
-                each for each in (run, bare, run.lstrip(AROUND), re.sub(r"['’]s?$", "", bare).strip(AROUND), bare + ".") if each and each in text
+                each
+                for each in (run, bare, run.lstrip(AROUND), run.strip(QUOTES), re.sub(r"['’]s?$", "", bare).strip(AROUND), bare + ".")
+                if each and each in text
             )
     return list(found)
 
