@@ -339,6 +339,8 @@ def _explain(memory: HybridMemory, answer: Answer) -> None:
         click.echo(f"  rule     score {ruled.score:.3f}  {ruled.rule.kind}  {ruled.rule.topic or ', '.join(ruled.rule.phrases)}", err=True)
     for name in answer.steering:
         click.echo(f"  steered  {name}", err=True)
+    for number, hop in enumerate(answer.hops, start=1):
+        click.echo(f"  hop {number}  {hop.question}  ->  {hop.answer}  ({hop.route if hop.fact is None else f'memory, {hop.fact}'})", err=True)
     governing = {hit.fact.id for hit in answer.facts}
     for hit in answer.candidates:
         mark = "governs" if hit.fact.id in governing else "      -"

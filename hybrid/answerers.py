@@ -40,7 +40,7 @@ class Answerer:
         """The prompt of the routes base, weights and rule depends on the query alone, so its answer is that of the model without memory."""
         chat = self.model.is_chat
         asked = query.strip() if chat else query_text(query)
-        if decision.route in ("base", "weights", "rule"):
+        if decision.route in ("base", "weights", "rule", "chain"):
             return Prompt(asked, chat)
         demonstrations = self.demonstrator.write(query, decision.governing, decision.candidates)
         facts = self._told([hit.fact for hit in reversed(decision.governing)])

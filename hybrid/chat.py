@@ -72,6 +72,8 @@ class Chat:
             raise HybridError("nothing has been asked yet")
         governing = {hit.fact.id for hit in self.last.governing}
         self.say(f"route: {self.last.route}")
+        for hop in self.last.hops:
+            self.say(f"  {hop.question}  ->  {hop.answer}  ({hop.route})")
         for hit in self.last.candidates:
             self.say(f"  {'governs' if hit.fact.id in governing else '      -'}  score {hit.score:.3f}  cosine {hit.similarity:.3f}  {hit.fact.statement}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ulid import ULID
 
 from hybrid.request import Added, Request
-from policies.conflict import Outcome, decide
+from policies.conflict import Outcome, decide, met
 from stores.errors import NotFound
 from stores.events import now
 from stores.ledger import Change, superseding
@@ -28,7 +28,7 @@ def write(memory: HybridMemory, requests: Sequence[Request]) -> list[Added]:
     with memory.ledger.transaction():
         for request, vector in zip(prepared, vectors, strict=True):
             fact = request.to_fact(str(ULID()), memory.author, now())
-            current = memory.ledger.active(fact.key)
+            current = met(fact, memory.ledger.in_force(fact.key))
             outcome = decide(fact, current)
             if current is not None and outcome is Outcome.NOTHING:
                 memory.stability.confirm(current.id, memory.author)

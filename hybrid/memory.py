@@ -20,6 +20,7 @@ from hybrid import facts
 from hybrid.answer import Answer, Decision
 from hybrid.answering import Answerers
 from hybrid.behaviour import Behaviour
+from hybrid.chains.follow import Chains
 from hybrid.consolidation import removal
 from hybrid.consolidation.live import LiveWeights
 from hybrid.consolidation.run import Result, consolidate
@@ -92,6 +93,10 @@ class HybridMemory:
         return Router(self.ledger, self.index, self.embedder, witness, self.scope, self.generations.in_weights, lambda: own_weights(self))
 
     @cached_property
+    def chains(self) -> Chains:
+        return Chains(self)
+
+    @cached_property
     def weights(self) -> LiveWeights:
         """Keeps the model at the live generation."""
         return LiveWeights(self.model, self.generations, self.stability)
@@ -118,10 +123,7 @@ class HybridMemory:
             yield from facts.write(self, group)
 
     def forget(self, fact_id: str) -> list[str]:
-        """Erase a fact with its history: from ledger, index, cached values, the weights and every generation that holds it.
-
-        Returns the ids of the tombstones; `hybrid.consolidation.removal.forget` says more about what was done.
-        """
+        """Erase a fact with its history, wherever it is held; returns the tombstones' ids. See `hybrid.consolidation.removal.forget`."""
         return removal.forget(self, self.ledger.get(fact_id)).ids
 
     def undo(self, fact_id: str) -> Fact | None:

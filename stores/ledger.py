@@ -112,9 +112,12 @@ class Ledger:
         return found[0]
 
     def active(self, key: str) -> Fact | None:
-        """The fact in force for a key (see `Fact.key`)."""
-        found = self._facts("key = ? AND status = 'active'", [key])
-        return found[0] if found else None
+        """The fact in force for a key (see `Fact.key`), the first of several."""
+        return next(iter(self.in_force(key)), None)
+
+    def in_force(self, key: str) -> list[Fact]:
+        """The facts in force for a key; several have periods of validity that do not overlap."""
+        return self._facts("key = ? AND status = 'active'", [key])
 
     def facts(self, *, namespace: str | None = None, status: str | None = "active", text: str | None = None, limit: int | None = None) -> list[Fact]:
         """Facts in the order they came, optionally of one namespace, status, or holding a text."""
@@ -130,8 +133,13 @@ class Ledger:
         return self._facts(" AND ".join(where), values, tail)
 
     def history(self, fact: Fact) -> list[Fact]:
-        """Every revision under the fact's key, oldest first."""
-        return self._facts("key = ?", [fact.key]) if fact.status != "forgotten" else [fact]
+        """Every revision of the fact, oldest first; not those of other periods under its key."""
+        if fact.status == "forgotten":
+            return [fact]
+        under, line = self._facts("key = ?", [fact.key]), {fact.id}
+        for _ in under:  # each look finds at least one more, or all are there
+            line |= {each.id for each in under if each.supersedes in line} | {each.supersedes for each in under if each.id in line and each.supersedes}
+        return [each for each in under if each.id in line]
 
     def by_number(self, numbers: Iterable[int]) -> dict[int, Fact]:
         """Active facts by row number."""
@@ -147,6 +155,10 @@ class Ledger:
     def search_names(self, query: str, limit: int) -> list[int]:
         """Row numbers of active facts whose subject or alias shares the rarest words with the query; see `stores.names.search`."""
         return search(self.db, query, limit)
+
+    def about(self, names: Sequence[str]) -> list[Fact]:
+        """Active facts whose subject is one of these names, whatever the case."""
+        return self._facts(f"status = 'active' AND subject COLLATE NOCASE IN ({','.join('?' * len(names))})", names) if names else []
 
     def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
         """(row number, float32 bytes) of active facts, all or some."""

@@ -59,6 +59,10 @@ class Fact:
         """Whether the fact holds at an ISO 8601 moment; `valid_to` is the first moment at which it no longer does."""
         return (self.valid_from or "") <= moment and (self.valid_to is None or moment < self.valid_to)
 
+    def overlaps(self, other: Fact) -> bool:
+        """Whether there is a moment at which both hold."""
+        return (self.valid_to is None or (other.valid_from or "") < self.valid_to) and (other.valid_to is None or (self.valid_from or "") < other.valid_to)
+
     def same_content(self, other: Fact) -> bool:
         """Whether the other says exactly the same: nothing would change by storing it."""
         said = ("key", "prompt", "target_new", "questions", "aliases", "source", "valid_from", "valid_to")

@@ -94,3 +94,16 @@ def behaviour(db: Database) -> None:
             examples TEXT NOT NULL, counterexamples TEXT NOT NULL)""",
     ):
         db.execute(statement)
+
+
+@migrations()
+def facts_by_subject(db: Database) -> None:
+    """Facts in force by the subject's name, whatever its case: how a chain finds its next hop."""
+    db.execute("CREATE INDEX facts_by_subject ON facts(subject COLLATE NOCASE) WHERE status = 'active'")
+
+
+@migrations()
+def periods(db: Database) -> None:
+    """A key may have several facts in force, each with its own period of validity."""
+    db.execute("DROP INDEX one_active_fact_a_key")
+    db.execute("CREATE UNIQUE INDEX one_active_fact_a_beginning ON facts(key, coalesce(valid_from, '')) WHERE status = 'active'")

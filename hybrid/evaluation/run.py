@@ -173,7 +173,10 @@ class Evaluation:
         prompts = {n: method.prompt(flat[n][1].query, decision) for n, decision in answered}
         said = dict(zip(prompts, [text for row in before for text in row["said"]], strict=True))
         plain = dict(said)
-        again = [n for n, prompt in prompts.items() if not (method.same_weights and prompt == plain_prompt(self.model, flat[n][1].query))]
+        said |= {n: decision.said for n, decision in answered if decision.said is not None}
+        again = [
+            n for n, decision in answered if decision.said is None and not (method.same_weights and prompts[n] == plain_prompt(self.model, flat[n][1].query))
+        ]
         models = {n: method.answering(decision) for n, decision in answered}
         generating = time.perf_counter()
         for model in dict.fromkeys(models.values()):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from hybrid.embedder import Embedder
-from hybrid.lexicon import fill, relations
+from hybrid.lexicon import Relation, fill, relations
 from hybrid.lexicon.ambiguous import ambiguous
 from stores.errors import Corrupt
 
@@ -70,6 +70,11 @@ class Phrasings:
         """Highest cosine of each vector (n, d) with each relation's phrasings, (n, relations)."""
         table, _, starts = self._table
         return np.maximum.reduceat(vectors @ table.T, starts, axis=1)
+
+    def relation(self, vector: NDArray[np.float32], least: float) -> Relation | None:
+        """The relation whose phrasing is nearest to one text's vector, (1, d), if the cosine reaches `least`."""
+        near = self.nearest(vector)[0]
+        return relations()[self._table[1][int(near.argmax())]] if near.max(initial=-1.0) >= least else None
 
     def own_and_rival(self, nearest: NDArray[np.float32], relation: str | None) -> tuple[float, float]:
         """Of one query's row: the cosine with a relation (-1 if unknown), and the highest with one that it cannot be taken for."""
