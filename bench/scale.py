@@ -167,7 +167,7 @@ def routing_part(folder: Path, subjects: list[tuple[str, str]], asked: int, quic
             router._worth = lambda weights: None  # type: ignore[method-assign]
         memory.ask(outside[0], max_new_tokens=4)
         for name, queries in (("named", inside), ("unrelated", outside)):
-            parts: dict[str, list[float]] = {"embed": [], "read": [], "route": [], "generate": [], "pairs": []}
+            parts: dict[str, list[float]] = {"embed": [], "read_all": [], "route": [], "generate": [], "pairs": []}
             for query in queries:
                 begun = time.process_time()
                 memory.embedder.embed([query])
@@ -178,8 +178,8 @@ def routing_part(folder: Path, subjects: list[tuple[str, str]], asked: int, quic
                 parts["pairs"].append(float(scorer.pairs - before))
                 readings = router.witness.readings(query, [hit.fact for hit in decision.candidates])
                 begun = time.process_time()
-                router.witness.logits(readings, slice(1))
-                parts["read"].append(time.process_time() - begun)
+                router.witness.logits(readings)
+                parts["read_all"].append(time.process_time() - begun)
                 if name == "unrelated":
                     begun = time.process_time()
                     "".join(memory.stream(query, decision, 48))
@@ -187,7 +187,7 @@ def routing_part(folder: Path, subjects: list[tuple[str, str]], asked: int, quic
             medians = {part: statistics.median(values) for part, values in parts.items() if values}
             row = {f"{part}_ms": round(value * 1000, 2) for part, value in medians.items() if part != "pairs"}
             row["pairs_read"] = round(statistics.mean(parts["pairs"]), 2)
-            row["route_over_embed_and_read"] = round(medians["route"] / (medians["embed"] + medians["read"]), 3)
+            row["route_over_embed_and_read_all"] = round(medians["route"] / (medians["embed"] + medians["read_all"]), 3)
             if parts["generate"]:
                 row["route_over_generated_answer"] = round(sum(parts["route"]) / sum(parts["generate"]), 4)
             found[name] = row

@@ -14,6 +14,10 @@ from sqlite_utils import Database
 
 COMMON = 500
 """A word or phrase that is in more names than this says too little alone."""
+SMALL = frozenset("a an and at by for from in is of on or the to what which who".split())
+"""These say nothing, and are in so many names that looking for them takes long; they count between two others only ("Bank of Ghent")."""
+FURTHEST = 3
+"""How far apart two words of a phrase may stand, so many less one small words between them."""
 WORDS = 40
 """Of the query's end are looked up."""
 
@@ -30,19 +34,22 @@ def search(db: Database, query: str, limit: int) -> list[int]:
 
 
 def _telling(db: Database, words: list[str]) -> Iterator[str]:
-    """The words that few names have, and the runs of two or three words around those that many have."""
+    """The words that few names have, and those that many have with the next ones that are not small."""
     found = {word: _frequency(db, word) for word in dict.fromkeys(words)}
     yield from (word for word, count in found.items() if 0 < count <= COMMON)
-    pairs = {(a, b) for a, b in pairwise(words) if found[a] and found[b] and max(found[a], found[b]) > COMMON}
-    for at, pair in enumerate(pairwise(words)):
-        if pair not in pairs:
+    content = [at for at, word in enumerate(words) if found[word] and word.lower() not in SMALL]
+    tried = set()
+    for order, (first, last) in enumerate(pairwise(content)):
+        phrase = " ".join(words[first : last + 1])
+        if last - first > FURTHEST or max(found[words[first]], found[words[last]]) <= COMMON or phrase in tried:
             continue
-        pairs.discard(pair)
-        count = _frequency(db, " ".join(pair))
+        tried.add(phrase)
+        count = _frequency(db, phrase)
+        if count > COMMON and order + 2 < len(content) and content[order + 2] - last <= FURTHEST:
+            phrase = " ".join(words[first : content[order + 2] + 1])
+            count = _frequency(db, phrase)
         if 0 < count <= COMMON:
-            yield " ".join(pair)
-        elif count and at + 2 < len(words) and 0 < _frequency(db, " ".join(words[at : at + 3])) <= COMMON:
-            yield " ".join(words[at : at + 3])
+            yield phrase
 
 
 def _frequency(db: Database, phrase: str) -> int:

@@ -53,7 +53,7 @@ def test_approximate_search_finds_what_exact_search_finds(kind: str, sizes: Size
 
 def test_sizes_choose_and_have_slack() -> None:
     assert [Sizes().kind(n) for n in (0, 50_000, 50_001, 250_000, 250_001)] == ["flat", "flat", "lists", "lists", "quantized"]
-    assert lists(1_000_000) == 2048 and probes(2048) == 128
+    assert lists(1_000_000) == 2048 and probes(2048) == 768
     with pytest.raises(ValueError, match="rise"):
         Sizes(flat=10, full=5)
     flat = Nearest.empty(4)

@@ -33,7 +33,7 @@ FILE = Path(__file__).with_suffix(".json")
 SHARES = (0.5, 0.999)
 NEAR = (0.2, 0.3, 0.4, 0.5, 0.6)
 """Cosines of query and statement that part the candidates further."""
-MISSED = 1 / 1000
+MISSED = 1 / 500
 """Share of a group's logits that may lie above its bound."""
 SLACK = 0.25
 """Added to the bounds."""
@@ -196,7 +196,7 @@ def main(facts: Path, text: Path, count: int, queries: int, out: Path) -> None:
     about: dict[str, Any] = {"command": f"python -m hybrid.scope.stages --count {count} --queries {queries}"}
     with tempfile.TemporaryDirectory() as folder, HybridMemory(folder) as memory:
         rows = [row for _, query in prepare(memory, made.calibrate, count, queries, 21) for row in observe(memory, query)]
-        about |= {"classifier": classifier(memory.router.witness.scorer), "candidates": len(rows), "bounds": asdict(measure(rows))}
+        about |= {"classifier": classifier(memory.router.witness.scorer), "candidates": len(rows), "missed": MISSED, "bounds": asdict(measure(rows))}
     out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if out == FILE:
         bounds.cache_clear()
