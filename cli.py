@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import consolidation, editing, evaluation, generations, schedule
+from hybrid.commands import consolidation, editing, evaluation, generations, schedule, training
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -492,6 +492,7 @@ for command in (
     editing.trace,
     editing.locate,
     evaluation.evaluation,
+    training.train,
 ):
     main.add_command(command)
 
