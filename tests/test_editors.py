@@ -44,6 +44,7 @@ LOCATED = {
     "ft-l": {"steps": 4, "lr": 5e-3, "epsilon": 5e-3},
     "lora": {"steps": 4},
     "sparse-ft": {"steps": 4, "share": 0.02},
+    "kn": {"away": 0.1, "towards": 0.5},
     "mend": {},
 }
 

@@ -295,7 +295,7 @@ def test_fisher_information_is_that_of_the_models_own_text(model: LanguageModel)
     assert float(information.view(-1)[at]) == pytest.approx(sum(squares) / tokens, rel=2e-2)
     with torch.no_grad():
         change.fill_(0.1)
-    assert float(elastic(trained, texts, 3.0)()) == pytest.approx(float(1.5 * 0.01 * fisher(trained, texts)[0].sum()), rel=1e-3)
+    assert elastic(trained, texts, 3.0)().item() == pytest.approx(float(1.5 * 0.01 * fisher(trained, texts)[0].sum()), rel=1e-3)
     assert snapshot(model) == before
 
 
@@ -352,7 +352,7 @@ def test_the_old_answer_is_unlearnt(model: LanguageModel) -> None:
     assert found is not None and model.tokenizer.decode(found.target_ids) == "nce", "what Quince and Quill share is not unlearnt"
     assert old_answer(model, replace(requests[0], target_true="Quill")) is None
     chances = []
-    for contrast in (0.0, 3.0):
+    for contrast in (0.0, 100.0):  # these models give no answer more than a few hundredths
         with applied(model, make("sparse-ft", steps=15, contrast=contrast).edit(model, requests)):
             chances.append(sum(log_p(model, each) for each in old))
     assert chances[1] < chances[0] - 0.1

@@ -52,6 +52,9 @@ EDITORS = {
     "sparse-ft": Entry(
         "hybrid.editors.sparse_fine_tune:SparseFineTune", "Song et al. 2024, arXiv:2312.11875", "fine-tuning of few weights, against the old answer", "nothing"
     ),
+    "kn": Entry(
+        "hybrid.editors.knowledge_neurons:KnowledgeNeurons", "Dai et al. 2022, arXiv:2104.08696", "value slots of the neurons that express a fact", "nothing"
+    ),
     "mend": Entry("hybrid.editors.mend:Mend", "Mitchell et al. 2022, arXiv:2110.11309", "a trained network edits gradients", "hybrid train mend"),
 }
 
