@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from safetensors.torch import load_file
 from cli import main
 from hybrid.architecture import Architecture, oriented
 from hybrid.editing import applied, edit
-from hybrid.editors import mend_training, pretrained
+from hybrid.editors import hypernetwork_files, meta_training
 from hybrid.editors.examples import Examples, wordings
 from hybrid.editors.fine_tune import Batch, target_losses
 from hybrid.editors.gradients import changed_by, feed_forward_modules, token_gradients
-from hybrid.editors.mend import Hypernetwork, shapes_of
-from hybrid.editors.mend_training import Trainer, Training, train
+from hybrid.editors.hypernetwork import shapes_of
+from hybrid.editors.mend import GradientTransforms
+from hybrid.editors.meta_training import Trainer, Training, train
 from hybrid.editors.requests import passage
 from hybrid.model import LanguageModel
 from stores.errors import Conflict, Corrupt, FormatError, NotFound
@@ -81,10 +83,10 @@ def test_changes_without_writing_are_those_of_the_weights(model: LanguageModel) 
 def test_the_network_begins_as_normalised_gradient_descent(model: LanguageModel) -> None:
     arch = Architecture(model.model)
     modules = feed_forward_modules(arch, (1, 2))
-    network = Hypernetwork(shapes_of(modules), rank=4, step=0.5)
+    network = GradientTransforms(shapes_of(modules), rank=4, step=0.5)
     factors, _ = token_gradients(arch, modules, batch_of(model, FACTS[:3]))
     network.normalise([factors])
-    for name, (right, left) in network(factors).items():
+    for name, (right, left) in network.changes(model, factors, []).items():
         u, delta = factors[name]
         some = (delta != 0).any(-1)
         z = torch.cat([u, delta], -1)[some]
@@ -92,16 +94,16 @@ def test_the_network_begins_as_normalised_gradient_descent(model: LanguageModel)
         assert torch.allclose(right[some], normal[:, : u.shape[-1]], atol=1e-3)
         assert torch.allclose(left[some], -0.5 * normal[:, u.shape[-1] :], atol=1e-3)
         assert not right[~some].any() and not left[~some].any()
-    sum(left.sum() for _, left in network(factors).values()).backward()
+    sum(left.sum() for _, left in network.changes(model, factors, []).values()).backward()
     assert all(float(p.grad.abs().max()) > 0 for t in network.transforms.values() for p in (t.up, t.bias, t.log_rate)), "what begins at zero can learn"
 
 
 def test_training_helps_facts_that_were_not_trained_on(model: LanguageModel, tmp_path: Path) -> None:
-    trainer = Trainer(model, SMALL)
+    trainer = Trainer("mend", model, SMALL)
     trainer.normalise(Examples(model, FACTS))
     held_out = Examples(model, FACTS, held_out=True)
     before = trainer.measure(held_out)
-    about = train(model, FACTS, tmp_path / "mend", 30, SMALL)
+    about = train("mend", model, FACTS, tmp_path / "mend", 30, SMALL)
     after = about["held_out"]
     assert after["edit_loss"] + after["drift"] < 0.9 * (before["edit_loss"] + before["drift"])
     fact = FACTS[0]
@@ -112,12 +114,12 @@ def test_training_helps_facts_that_were_not_trained_on(model: LanguageModel, tmp
 
 
 def about_hash(folder: Path) -> str:
-    found: str = json.loads((folder / pretrained.MANIFEST).read_text())["sha256"]
+    found: str = json.loads((folder / hypernetwork_files.MANIFEST).read_text())["sha256"]
     return found
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(model, FACTS, tmp_path / "whole", 8, SMALL)
+    train("mend", model, FACTS, tmp_path / "whole", 8, SMALL)
     original, calls = Trainer.step, []
 
     def interrupted(self: Trainer, *arguments: Any) -> Any:
@@ -128,13 +130,13 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(model: LanguageModel, tm
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(model, FACTS, tmp_path / "parts", 8, SMALL, every=0.0)
-    assert not (tmp_path / "parts" / pretrained.MANIFEST).exists()
+        train("mend", model, FACTS, tmp_path / "parts", 8, SMALL, every=0.0)
+    assert not (tmp_path / "parts" / hypernetwork_files.MANIFEST).exists()
     with pytest.raises(Conflict, match="of a run with another model"):
-        train(model, FACTS[::-1], tmp_path / "parts", 8, SMALL)
-    train(model, FACTS, tmp_path / "parts", 8, SMALL)
+        train("mend", model, FACTS[::-1], tmp_path / "parts", 8, SMALL)
+    train("mend", model, FACTS, tmp_path / "parts", 8, SMALL)
     assert len(calls) == 5 + 4
-    whole, parts = (load_file(tmp_path / name / pretrained.WEIGHTS) for name in ("whole", "parts"))
+    whole, parts = (load_file(tmp_path / name / hypernetwork_files.WEIGHTS) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
@@ -142,14 +144,14 @@ def test_other_peoples_networks_are_refused(model: LanguageModel, tmp_path: Path
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
     with pytest.raises(NotFound, match="hybrid train mend --facts FILE"):
         edit(model, FACTS[:1], "mend")
-    train(model, FACTS, pretrained.default_folder("mend", model), 1, SMALL)
+    train("mend", model, FACTS, hypernetwork_files.default_folder("mend", model), 1, SMALL)
     assert edit(model, FACTS[:1], "mend").changes, "found where training puts it"
-    folder = pretrained.default_folder("mend", model)
+    folder = hypernetwork_files.default_folder("mend", model)
     with pytest.raises(Conflict, match="was trained for"):
         edit(LanguageModel(str(causal_folder), "cpu"), FACTS[:1], "mend", weights=str(folder))
     with pytest.raises(Conflict, match="not for ke"):
-        pretrained.load("ke", model, str(folder))
-    path = folder / pretrained.WEIGHTS
+        hypernetwork_files.load("ke", model, str(folder))
+    path = folder / hypernetwork_files.WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(Corrupt, match="does not match"):
         edit(model, FACTS[:1], "mend")
@@ -157,7 +159,7 @@ def test_other_peoples_networks_are_refused(model: LanguageModel, tmp_path: Path
 
 def test_too_few_facts_are_said(model: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="more facts"):
-        train(model, FACTS[:5], tmp_path, 1, SMALL)
+        train("mend", model, FACTS[:5], tmp_path, 1, SMALL)
     with pytest.raises(ValueError, match="must be positive"):
         Training(lr=0.0)
 
@@ -170,6 +172,11 @@ def test_held_out_wordings_and_facts_are_not_trained_on(model: LanguageModel) ->
     seen, kept = Examples(model, FACTS), Examples(model, FACTS, held_out=True)
     assert {f.subject for f in seen.facts} | {f.subject for f in kept.facts} == set(ISLES)
     assert not {f.subject for f in seen.facts} & {f.subject for f in kept.facts} and kept.facts
+    for examples in (seen, kept):
+        for number in range(30):
+            example = examples.draw(random.Random(number))
+            subjects = [model.tokenizer.decode(each.until_lookup).split()[-1] for each in (example.edit, example.rephrased, example.stays)]
+            assert subjects[0] == subjects[1] != subjects[2], "the edited fact is not among what must stay"
 
 
 def test_from_the_command_line(model: LanguageModel, tmp_path: Path) -> None:
@@ -188,4 +195,4 @@ def test_from_the_command_line(model: LanguageModel, tmp_path: Path) -> None:
     assert wrong.exit_code == 2 and "3,4,5" in wrong.stderr
     wrong = CliRunner().invoke(main, [*words[:-2], "--layers", "7", "--out", str(tmp_path / "x")])
     assert wrong.exit_code == 2 and "within 0 to 2" in wrong.stderr
-    assert mend_training.CHECKPOINT in {path.name for path in out.iterdir()}
+    assert meta_training.CHECKPOINT in {path.name for path in out.iterdir()}

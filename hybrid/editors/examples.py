@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from hybrid.editors.hypernetwork import condition
 from hybrid.editors.requests import Passage, passage
 from hybrid.lexicon import find
 from stores.errors import BadRequest, FormatError
@@ -28,6 +29,7 @@ class Example:
     """Passages that end with their targets."""
 
     edit: Passage
+    condition: str
     rephrased: Passage
     stays: Passage
 
@@ -59,12 +61,21 @@ class Examples:
         for _ in range(100):
             fact = rng.choice(self.facts)
             target = rng.choice(self.targets[fact.relation])
-            stays = rng.choice(self.of_relation[fact.relation] if rng.random() < 0.5 else self.facts)
+            pool = self.of_relation[fact.relation] if rng.random() < 0.5 else self.facts
+            stays = rng.choice(pool)
+            if (stays.subject, stays.relation) == (fact.subject, fact.relation):  # it must change
+                continue
             try:
-                return Example(self._said(fact, target, rng), self._said(fact, target, rng), self._said(stays, stays.target_new, rng))
+                asked = replace(fact, prompt=rng.choice(wordings(fact)), target_new=target)
+                edit = passage(self.tokenizer, asked.prompt, asked.subject, target)
+                return Example(
+                    edit, condition(asked, fact.target_true or fact.target_new), self._said(fact, target, rng), self._said(stays, stays.target_new, rng)
+                )
             except BadRequest:  # letters that the tokenizer does not know
                 continue
-        raise FormatError("the model's tokenizer could read none of a hundred facts; use facts in a language that it knows")
+        raise FormatError(
+            "no training edit could be made of the facts in a hundred attempts; give facts about more subjects, in letters that the model's tokenizer knows"
+        )
 
     def _said(self, fact: Fact, target: str, rng: random.Random) -> Passage:
         return passage(self.tokenizer, rng.choice(wordings(fact)), fact.subject, target)

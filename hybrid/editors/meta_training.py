@@ -1,7 +1,7 @@
-"""Training of MEND's hypernetwork: `hybrid train mend`.
+"""Training of the meta-learned editors' networks: `hybrid train mend`, `hybrid train ke`.
 
-The loss is the paper's (equations 4 and 5): the edited model's surprise at the target in other words, and how far its predictions
-for other facts are from the unedited model's. Edits are single; those of a batch are tried side by side, each on rows of its own.
+The loss is made of the edited model's surprise at the target in other words, and of how far its predictions for other facts are from
+the unedited model's (Mitchell et al. 2022, equations 4 and 5; De Cao et al. 2021, equation 3). Edits are single; those of a batch are tried side by side, each on rows of its own.
 A run that is started again goes on where it stopped, step for step.
 """
 
@@ -26,8 +26,8 @@ from hybrid.architecture import Architecture, frozen
 from hybrid.editors.examples import Example, Examples
 from hybrid.editors.fine_tune import Batch, losses_of, target_scores
 from hybrid.editors.gradients import changed_by, feed_forward_modules, token_gradients
-from hybrid.editors.mend import Hypernetwork, shapes_of
-from hybrid.editors.pretrained import save
+from hybrid.editors.hypernetwork import build
+from hybrid.editors.hypernetwork_files import save
 from stores.errors import Conflict, HybridError
 from stores.records import Fact
 
@@ -54,14 +54,14 @@ class Training:
     """Adam's highest learning rate; it falls to zero over the last half."""
     rate_lr: float = 1e-2
     """The same for the logarithms of the edits' own learning rates."""
-    first_rate: float = 1e-4
-    """What the edits' learning rates begin with."""
+    first_rate: float | None = None
+    """What the edits' own learning rates begin with; if None 1e-4 for MEND, whose gradients are normalised, and 0.5 for KE."""
     edit_weight: float = 0.1
-    """Weight of the edit's loss beside locality's (the paper's c_e)."""
+    """MEND's c_e, the weight of the edits' loss beside locality's; KE's rate of ascent in the multiplier."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = (self.rank, self.batch_size, self.lr, self.rate_lr, self.first_rate, self.edit_weight)
+        positive = (self.rank, self.batch_size, self.lr, self.rate_lr, self.edit_weight, 1.0 if self.first_rate is None else self.first_rate)
         if not all(math.isfinite(value) and value > 0 for value in positive):
             raise ValueError(f"rank, batch_size, learning rates and edit_weight must be positive: {self}")
 
@@ -69,20 +69,21 @@ class Training:
 class Trainer:
     """A hypernetwork in training on one model."""
 
-    def __init__(self, model: LanguageModel, settings: Training):
-        self.model, self.settings, self.arch = model, settings, Architecture(model.model)
+    def __init__(self, method: str, model: LanguageModel, settings: Training):
+        self.method, self.model, self.settings, self.arch = method, model, settings, Architecture(model.model)
         self.layers = settings.layers or tuple(range(max(0, len(self.arch) - 3), len(self.arch)))
         self.arch.check_layers(self.layers)
         self.modules = feed_forward_modules(self.arch, self.layers)
-        shapes = shapes_of(self.modules)
-        self.network = Hypernetwork(shapes, settings.rank, settings.first_rate, settings.seed).to(self.arch.device)
+        self.network = build(
+            method, model, self.layers, settings.rank, seed=settings.seed, **({} if settings.first_rate is None else {"step": settings.first_rate})
+        )
         rates = [parameter for name, parameter in self.network.named_parameters() if name.endswith("log_rate")]
         rest = [parameter for name, parameter in self.network.named_parameters() if not name.endswith("log_rate")]
         self.optimizer = torch.optim.Adam([{"params": rest, "top": settings.lr}, {"params": rates, "top": settings.rate_lr}])
 
     def batch(self, examples: Examples, name: str) -> list[Example]:
         """The examples of a step, always the same."""
-        rng = random.Random(f"mend/{self.settings.seed}/{name}")
+        rng = random.Random(f"{self.method}/{self.settings.seed}/{name}")
         return [examples.draw(rng) for _ in range(self.settings.batch_size)]
 
     def normalise(self, examples: Examples) -> None:
@@ -93,11 +94,12 @@ class Trainer:
     def losses(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
         """Each edit's loss on the other words (n,), KL on what must stay (n,), and whether all target tokens are now the likeliest (n,)."""
         factors, _ = token_gradients(self.arch, self.modules, self._of([example.edit for example in examples]))
+        changes = self.network.changes(self.model, factors, [example.condition for example in examples])
         rows = self._of([each for example in examples for each in (example.rephrased, example.stays)])
         with frozen(self.arch.model):
             with torch.no_grad():
                 before = target_scores(self.arch.model, rows)
-            with changed_by(self.modules, self.network(factors)):
+            with changed_by(self.modules, changes):
                 now = target_scores(self.arch.model, rows)
         edit = losses_of(now, rows)
         drift = ((before.exp() * (before - now)).sum(-1) * rows.share).sum(1)
@@ -111,7 +113,7 @@ class Trainer:
             HybridError: if training diverges.
         """
         edit, drift, _ = self.losses(examples)
-        loss = self.settings.edit_weight * edit.mean() + drift.mean()
+        loss = self.network.objective(edit.mean(), drift.mean(), self.settings.edit_weight)
         if not bool(torch.isfinite(loss)):
             raise HybridError("training diverged; use a smaller --lr or --first-rate, and another --out")
         self.optimizer.zero_grad()
@@ -139,7 +141,7 @@ class Trainer:
         import hashlib
 
         content = "\n".join("\t".join((f.subject, f.relation, f.prompt, f.target_new)) for f in facts)
-        return hashlib.sha256(f"{self.model.identity.weights_hash}\n{self.settings}\n{content}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.method}\n{self.model.identity.weights_hash}\n{self.settings}\n{content}".encode()).hexdigest()
 
     def keep(self, folder: Path, step: int, key: str) -> None:
         """Write everything that the next step depends on, replacing the last atomically."""
@@ -175,8 +177,8 @@ class Trainer:
         return int(about["step"])
 
 
-def train(model: LanguageModel, facts: Sequence[Fact], out: Path, steps: int, settings: Training, *, every: float = 60.0) -> dict[str, Any]:
-    """Train a hypernetwork for a model and write it to a folder.
+def train(method: str, model: LanguageModel, facts: Sequence[Fact], out: Path, steps: int, settings: Training, *, every: float = 60.0) -> dict[str, Any]:
+    """Train a network of "mend" or "ke" for a model and write it to a folder.
 
     Args:
         facts: what the model says and should go on saying; edits are made of them.
@@ -190,14 +192,14 @@ def train(model: LanguageModel, facts: Sequence[Fact], out: Path, steps: int, se
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    trainer = Trainer(model, settings)
+    trainer = Trainer(method, model, settings)
     examples, held_out = Examples(model, facts), Examples(model, facts, held_out=True)
     key = trainer.key(facts)
     done = trainer.resume(out, key)
     if not done:
         trainer.normalise(examples)
     kept = time.monotonic()
-    with tqdm(total=steps, initial=min(done, steps), desc="mend", unit="step", disable=None) as bar:
+    with tqdm(total=steps, initial=min(done, steps), desc=method, unit="step", disable=None) as bar:
         while done < steps:
             edit, drift = trainer.step(trainer.batch(examples, str(done)), min(1.0, (done + 1) / 50, 2 * (steps - done) / steps))
             done += 1
@@ -210,5 +212,5 @@ def train(model: LanguageModel, facts: Sequence[Fact], out: Path, steps: int, se
                 kept = time.monotonic()
     about = {"steps": done, "layers": list(trainer.layers), "facts": len(facts), "held_out": trainer.measure(held_out)}
     about |= {name: value for name, value in asdict(settings).items() if name != "layers"}
-    save(out, "mend", model, trainer.network.state_dict(), about)
+    save(out, method, model, trainer.network.state_dict(), about)
     return about
