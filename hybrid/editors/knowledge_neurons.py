@@ -140,18 +140,22 @@ def attributions(arch: Architecture, layers: Sequence[int], row: Sequence[int], 
     watched = {f"in {layer}": arch.part(layer, "block") for layer in layers} | {str(layer): arch.rewrite(layer) for layer in layers}
     with torch.no_grad(), captured(watched, inputs=True) as seen:
         arch.model.base_model(input_ids=ids, use_cache=False)
-    many = ids.expand(steps, -1)
+    with torch.no_grad():  # what precedes the last token is the same for all steps
+        pairs = run(arch, ids[:, :-1], torch.ones_like(ids[:, :-1]), keep=True)[1] if len(row) > 1 else []
+    last = ids[:, -1:].expand(steps, -1)
     shares = torch.arange(1, steps + 1, device=arch.device)[:, None] / steps
     found = {}
     for layer in layers:
-        neurons = seen[str(layer)].reshape(1, len(row), -1)
-        scaled = (shares.to(neurons.dtype) * neurons[:, -1]).requires_grad_()
-        states = torch.cat([neurons[:, :-1].expand(steps, -1, -1), scaled[:, None]], 1)
-        with torch.enable_grad(), replaced_input(arch.rewrite(layer), states.reshape(-1, *seen[str(layer)].shape[1:])):
-            hidden, _ = run(arch, many, torch.ones_like(many), first=layer, hidden=seen[f"in {layer}"].expand(steps, -1, -1))
+        whole, entering = seen[str(layer)], seen[f"in {layer}"]
+        neurons = whole.reshape(len(row), -1)[-1]
+        scaled = (shares.to(neurons.dtype) * neurons).requires_grad_()
+        states = scaled.reshape(steps, *[1] * (whole.ndim - 2), -1)
+        above = [None if block < layer else pair for block, pair in enumerate(pairs)]
+        with torch.enable_grad(), replaced_input(arch.rewrite(layer), states):
+            hidden, _ = run(arch, last, torch.ones_like(last), first=layer, hidden=entering[:, -1:].expand(steps, -1, -1), pairs=above)
             chances = arch.logits(hidden[:, -1]).softmax(-1)[:, answer]
             (gradient,) = torch.autograd.grad(chances.sum(), scaled)
-        found[layer] = (neurons[0, -1] * gradient.mean(0)).detach()
+        found[layer] = (neurons * gradient.mean(0)).detach()
     return found
 
 
