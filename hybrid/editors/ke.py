@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,9 @@ class Conditioned(Hypernetwork):
             )
         with torch.no_grad():
             for (inputs, outputs), head in zip(shapes.values(), self.heads, strict=True):
-                head[-1].weight.mul_(0.1)
-                head[-1].bias.zero_()[2 * outputs : 2 * outputs + inputs] = 1.0  # gamma: it begins as gradient descent, more or less
+                final: Any = list(head.children())[-1]
+                final.weight.mul_(0.1)
+                final.bias.zero_()[2 * outputs : 2 * outputs + inputs] = 1.0  # gamma: it begins as gradient descent, more or less
         self.log_rate = nn.Parameter(torch.full((len(shapes),), step).log())
         self.register_buffer("multiplier", torch.ones(()))
 
