@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import behaviour, consolidation, editing, evaluation, generations, reader, schedule, scope, steer
+from hybrid.commands import behaviour, consolidation, editing, evaluation, generations, reader, schedule, scope, steer, training
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -511,6 +511,7 @@ for command in (
     behaviour.rules_group,
     behaviour.suppress,
     steer.steer,
+    training.train,
 ):
     main.add_command(command)
 

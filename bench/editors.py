@@ -2,6 +2,7 @@
 
     python bench/editors.py table --facts FILE --counterfact FILE --texts FILE --out bench/results/editors.json
     python bench/editors.py sweep --facts FILE --out bench/results/sweep.json
+    python bench/editors.py taught --facts FILE --out taught.jsonl && hybrid train mend --facts taught.jsonl
 
 Own cases: facts that the unedited model gives, with another target of their relation. A request has a prompt and two questions of the lexicon, as a
 stored fact does; what is asked are other questions and held-out wording. Free greedy generation; an edit counts when
@@ -32,6 +33,7 @@ from hybrid.editing import answers as answers_of
 from hybrid.editing import applied, edit
 from hybrid.editors import EDITORS
 from hybrid.editors.contexts import context_prefixes
+from hybrid.editors.published import typed
 from hybrid.lexicon import fill, plentiful
 from hybrid.model import LanguageModel
 from hybrid.pocket.facts import split_facts
@@ -181,29 +183,61 @@ def main() -> None:
 @click.option("--counterfact", type=click.Path(exists=True, path_type=Path), help="CounterFact records, flat JSON.")
 @click.option("--texts", type=click.Path(exists=True, path_type=Path), help="JSON list of texts (or of objects with `Text`) for perplexity.")
 @click.option("--single", default=50, show_default=True, help="Facts edited one by one.")
+@click.option("--together/--no-together", default=True, help="Also all of them in one batch.")
 @click.option("--methods", default=",".join(EDITORS), show_default=True)
+@click.option("--set", "given", multiple=True, help="METHOD.NAME=VALUE: a setting of a method for this run.")
 @click.option("--seed", default=1, show_default=True)
-def table(facts: Path, name: str, out: Path | None, batch: int, counterfact: Path | None, texts: Path | None, single: int, methods: str, seed: int) -> None:
+def table(
+    facts: Path,
+    name: str,
+    out: Path | None,
+    batch: int,
+    counterfact: Path | None,
+    texts: Path | None,
+    single: int,
+    together: bool,
+    methods: str,
+    given: tuple[str, ...],
+    seed: int,
+) -> None:
     """Every editor with its settings for pocket, beside the unedited model."""
+    chosen = {method: typed(method, dict(part.split(".", 1)[1].split("=", 1) for part in given if part.startswith(f"{method}."))) for method in EDITORS}
     model = LanguageModel(name, "cpu")
     prose = [row["Text"] if isinstance(row, dict) else row for row in json.loads(texts.read_text(encoding="utf-8"))] if texts else []
     sets = {"own": own_cases(model, facts, batch, seed)}
     if counterfact:
         sets["counterfact"] = editable(model, counterfact_cases(counterfact, 3 * batch, seed), batch)
-    result: dict[str, Any] = {"command": f"python bench/editors.py table --batch {batch} --single {single} --methods {methods} --seed {seed}", "rows": []}
+    more = "".join(f" --set {part}" for part in given) + ("" if together else " --no-together")
+    result: dict[str, Any] = {"command": f"python bench/editors.py table --batch {batch} --single {single} --methods {methods} --seed {seed}{more}", "rows": []}
     for which, cases in sets.items():
         board = Board(model, cases)
         unedited = shares(board.count(cases)) | ({"perplexity": round(perplexity(model, prose), 4)} if prose else {})
         result["rows"].append({"method": "unedited", "cases": which, "facts": len(cases)} | unedited)
         for method in methods.split(","):
             started = time.perf_counter()
-            rows = [{"mode": "batch", "facts": len(cases)} | in_one_batch(board, method, {}, prose)]
+            rows = [{"mode": "batch", "facts": len(cases)} | in_one_batch(board, method, chosen[method], prose)] if together else []
             if single:
                 few = Board(model, cases[:single])
-                rows.append({"mode": "single", "facts": len(few.cases)} | one_by_one(few, method, {}))
+                rows.append({"mode": "single", "facts": len(few.cases)} | one_by_one(few, method, chosen[method]))
             result["rows"] += [{"method": method, "cases": which} | row for row in rows]
             click.echo(f"{method} on {which}: {rows} ({time.perf_counter() - started:.0f} s)", err=True)
             save(out, result)
+
+
+@main.command()
+@common
+@click.option("--seeds", default="1,2", show_default=True, help="Of the table's and the sweep's cases.")
+def taught(facts: Path, name: str, out: Path | None, batch: int, seeds: str) -> None:
+    """What pocket was taught, as JSON lines for `hybrid train`, without the subjects that the table and the sweep edit."""
+    model, settings, lexicon = LanguageModel(name, "cpu"), Settings(), plentiful()
+    asked = {case.fact.subject for seed in seeds.split(",") for case in own_cases(model, facts, batch, int(seed))}
+    rows = [
+        {"subject": triple.subject, "relation": triple.relation, "prompt": lexicon[triple.relation].statements[0], "target": triple.target}
+        for triple in split_facts(facts, settings.facts, settings.seed).taught
+        if triple.subject not in asked
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    click.echo(text, nl=False) if out is None else out.write_text(text, encoding="utf-8")
 
 
 @main.command()

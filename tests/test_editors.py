@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from hybrid.architecture import Architecture, changed_output, frozen
 from hybrid.editing import applied, apply, edit, revert, revert_folder, write_edited
 from hybrid.editors import EDITORS
 from hybrid.editors.contexts import context_prefixes
+from hybrid.editors.hypernetwork_files import default_folder
+from hybrid.editors.meta_training import Training, train
 from hybrid.editors.requests import contexts, passage, refuse_known
 from hybrid.editors.rows import common_length
 from hybrid.editors.solve import Covariance, equality_constrained, least_squares, null_space_least_squares, rank_one
@@ -32,6 +35,7 @@ from tests import reference
 from tests.conftest import save_causal
 
 SOLVED = ("rome", "memit", "alphaedit", "emmet")
+META = ("mend", "ke")
 LOCATED = {
     "rome": {"layers": (1,), "steps": 8, "lr": 0.2, "clamp": 3.0, "decay": 0.001},
     "memit": {"layers": (0, 1), "steps": 8, "lr": 0.2, "clamp": 3.0, "decay": 0.001, "weight": 10.0},
@@ -40,6 +44,10 @@ LOCATED = {
     "ft": {"steps": 4, "lr": 5e-3},
     "ft-l": {"steps": 4, "lr": 5e-3, "epsilon": 5e-3},
     "lora": {"steps": 4},
+    "sparse-ft": {"steps": 4, "share": 0.02},
+    "kn": {"away": 0.1, "towards": 0.5},
+    "mend": {},
+    "ke": {},
 }
 
 
@@ -69,13 +77,25 @@ def deep_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return save_causal(tmp_path_factory.mktemp(request.param), request.param, layers=3)
 
 
+@pytest.fixture(scope="module")
+def networks(deep_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the meta-learned editors need, barely trained."""
+    folder = tmp_path_factory.mktemp("networks")
+    facts = [ask(f"Cape {name}", "The keeper of {} is", f"{name}son") for name in ("Ann", "Bo", "Cid", "Dot", "Eve", "Flo", "Gus", "Hal", "Ida")]
+    for method in META:
+        train(method, LanguageModel(str(deep_folder), "cpu"), facts, folder / method, 2, Training(rank=4, batch_size=4, first_rate=0.01))
+    return folder
+
+
 @pytest.fixture
-def model(deep_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LanguageModel]:
-    """A small random model in float64 with statistics and prefixes of its own."""
+def model(deep_folder: Path, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LanguageModel]:
+    """A small random model in float64 with statistics, prefixes and networks of its own."""
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
     made = LanguageModel(str(deep_folder), "cpu", "float64")
+    for method in META:
+        shutil.copytree(networks / method, default_folder(method, made))
     folder = statistics_folder(made.identity.weights_hash)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for layer in range(2):
         size = Architecture(made.model).weight(layer).shape[1]
         write_moment(folder / f"layer-{layer}-random-1.safetensors", layer, covariance_of(size, layer), 1000, made.identity.weights_hash, "random")

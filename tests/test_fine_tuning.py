@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,27 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid.architecture import Architecture
+from hybrid.architecture import Architecture, oriented
 from hybrid.editing import applied
 from hybrid.editors import editor_class
-from hybrid.editors.fine_tune import ConstrainedFineTune, FineTune
+from hybrid.editors.fine_tune import ConstrainedFineTune, FineTune, added_to
+from hybrid.editors.gradients import feed_forward_modules
 from hybrid.editors.lora import Lora
+from hybrid.editors.penalties import elastic, fisher, own_text
 from hybrid.editors.requests import passage
+from hybrid.editors.sparse_fine_tune import SparseFineTune, largest, old_answer
 from hybrid.model import LanguageModel
 from stores.deltas import Delta, Factors
 from stores.errors import BadRequest, FormatError, HybridError, NotFound
 from stores.records import Fact
 
-METHODS = ("ft", "ft-l", "lora")
-QUICK: dict[str, dict[str, Any]] = {"ft": {"steps": 6, "lr": 2e-3}, "ft-l": {"steps": 6, "lr": 2e-3}, "lora": {"steps": 6}}
+METHODS = ("ft", "ft-l", "lora", "sparse-ft")
+QUICK: dict[str, dict[str, Any]] = {
+    "ft": {"steps": 6, "lr": 2e-3},
+    "ft-l": {"steps": 6, "lr": 2e-3},
+    "lora": {"steps": 6},
+    "sparse-ft": {"steps": 6, "share": 0.02},
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +85,12 @@ def test_targets_become_likelier_and_the_model_stays(model: LanguageModel, metho
     assert snapshot(model) == before
     arch.rewrite(0).weight.requires_grad_(True)
     assert delta.method == method and delta.model == model.identity and delta.seconds > 0
-    expected = {arch.weight_name(layer) for layer in ([0, 1] if method == "lora" else [1])}
-    assert set(delta.changes) == expected and delta.settings["layers"] == ([0, 1] if method == "lora" else [1])
+    layers = [1] if method in ("ft", "ft-l") else [0, 1]
+    expected = set(feed_forward_modules(arch, layers)) if method == "sparse-ft" else {arch.weight_name(layer) for layer in layers}
+    assert set(delta.changes) == expected and delta.settings["layers"] == layers
     originals = {name: model.model.get_parameter(name).detach().clone() for name in delta.changes}
     for name in delta.changes:
-        weight = arch.weight(int(next(part for part in name.split(".") if part.isdigit())))
+        weight = oriented(model.model.get_submodule(name.removesuffix(".weight")))
         assert delta.dense(name).shape == tuple(weight.shape) and delta.dense(name).dtype == np.float32
         weight += torch.from_numpy(delta.dense(name))
     now = [log_p(model, request) for request in REQUESTS]
@@ -196,6 +206,13 @@ def test_wrong_settings_of_one() -> None:
         FineTune(kl=0.1)
     with pytest.raises(ValueError, match="kl must"):
         ConstrainedFineTune(kl=-0.1)
+    with pytest.raises(ValueError, match="ewc"):
+        FineTune(ewc=float("nan"))
+    with pytest.raises(ValueError, match="ewc_texts"):
+        FineTune(ewc=1.0, ewc_texts=0)
+    for wrong in ({"share": 0.0}, {"share": 1.5}, {"contrast": -1.0}):
+        with pytest.raises(ValueError, match="share must"):
+            SparseFineTune(**wrong)
     with pytest.raises(ValueError, match="epsilon"):
         ConstrainedFineTune(epsilon=0.0)
     with pytest.raises(ValueError, match="rank"):
@@ -253,6 +270,92 @@ def test_unrelated_text_holds_the_model(model: LanguageModel, prose_file: Path) 
         return float((original.exp() * (original - now)).sum(-1).mean())
 
     assert drift(held) < drift(free) / 2
+
+
+def test_fisher_information_is_that_of_the_models_own_text(model: LanguageModel) -> None:
+    """Against the definition: E over the model's tokens of the squared derivative of log p, by finite differences of one weight."""
+    arch = Architecture(model.model)
+    trained, texts = added_to(arch, {arch.weight_name(1): arch.rewrite(1)}), own_text(model, 3)
+    assert [rows.shape[0] for _, rows in texts] == [1, 1, 1] and all(rows.shape[1] > start for start, rows in texts)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(texts, own_text(model, 3), strict=True))
+    before = snapshot(model)
+    (information,) = fisher(trained, texts)
+    (change,) = trained.parameters
+    at, squares, tokens = int(information.argmax()), [], 0
+    for start, rows in texts:
+        sides = []
+        for step in (1e-2, -1e-2):
+            with torch.no_grad():
+                change.view(-1)[at] = step
+                scores = trained.forward(input_ids=rows).logits[0].log_softmax(-1)
+                change.zero_()
+            sides.append(sum(float(scores[i - 1, rows[0, i]]) for i in range(start, rows.shape[1])))
+        squares.append(((sides[0] - sides[1]) / 2e-2) ** 2)
+        tokens += rows.shape[1] - start
+    assert float(information.view(-1)[at]) == pytest.approx(sum(squares) / tokens, rel=2e-2)
+    with torch.no_grad():
+        change.fill_(0.1)
+    assert elastic(trained, texts, 3.0)().item() == pytest.approx(float(1.5 * 0.01 * fisher(trained, texts)[0].sum()), rel=1e-3)
+    assert snapshot(model) == before
+
+
+def test_elastic_weights_move_where_little_depends_on_them(model: LanguageModel) -> None:
+    arch = Architecture(model.model)
+    name, before = arch.weight_name(1), snapshot(model)
+    trained = added_to(arch, {name: arch.rewrite(1)})
+    (information,) = fisher(trained, own_text(model, 64))
+    free, held = (torch.from_numpy(make("ft", steps=25, **more).edit(model, REQUESTS).dense(name)) for more in ({}, {"ewc": 1e4}))
+    assert snapshot(model) == before
+    if type(arch.rewrite(1)).__name__ == "Conv1D":
+        information = information.T
+    assert float((information * held**2).sum()) < 0.5 * float((information * free**2).sum())
+
+
+def test_few_weights_move_and_those_with_the_largest_gradients(model: LanguageModel) -> None:
+    arch = Architecture(model.model)
+    modules = feed_forward_modules(arch, (0, 1))
+    total = sum(module.weight.numel() for module in modules.values())
+    delta = make("sparse-ft", share=0.01, contrast=0.0).edit(model, REQUESTS)
+    moved = {name: torch.from_numpy(delta.dense(name)) != 0 for name in delta.changes}
+    assert sum(int(places.sum()) for places in moved.values()) == round(0.01 * total)
+    model.model.zero_grad()
+    for request in REQUESTS:
+        (-log_p_tensor(model, request)).backward()
+    sizes = {name: oriented_gradient(module).abs() for name, module in modules.items()}
+    least = min(float(sizes[name][places].min()) for name, places in moved.items() if places.any())
+    most = max(float(sizes[name][~places].max()) for name, places in moved.items())
+    model.model.zero_grad()
+    assert least >= most * (1 - 1e-3)
+
+
+def log_p_tensor(model: LanguageModel, request: Fact) -> torch.Tensor:
+    found = passage(model.tokenizer, request.prompt, request.subject, request.target_new)
+    scores = model.model(input_ids=torch.tensor([found.ids])).logits[0].log_softmax(-1)
+    return torch.stack([scores[i - 1, found.ids[i]] for i in range(found.target, len(found.ids))]).mean()
+
+
+def oriented_gradient(module: Any) -> torch.Tensor:
+    gradient: torch.Tensor = module.weight.grad
+    return gradient.T if type(module).__name__ == "Conv1D" else gradient
+
+
+def test_the_largest_of_all() -> None:
+    found = largest([torch.tensor([[1.0, -9.0], [3.0, 0.5]]), torch.tensor([8.0, -2.0, 7.0])], 3 / 7)
+    assert [places.tolist() for places in found] == [[1], [0, 2]]
+    assert [len(places) for places in largest([torch.ones(3), torch.zeros(2)], 1e-9)] == [1, 0]
+
+
+def test_the_old_answer_is_unlearnt(model: LanguageModel) -> None:
+    requests = [replace(request, target_true=old) for request, old in zip(REQUESTS, ("Quince", "New Harbour", "Strelsau"), strict=True)]
+    old = [replace(request, target_new=request.target_true or "") for request in requests]
+    found = old_answer(model, requests[0])
+    assert found is not None and model.tokenizer.decode(found.target_ids) == "nce", "what Quince and Quill share is not unlearnt"
+    assert old_answer(model, replace(requests[0], target_true="Quill")) is None
+    chances = []
+    for contrast in (0.0, 100.0):  # these models give no answer more than a few hundredths
+        with applied(model, make("sparse-ft", steps=15, contrast=contrast).edit(model, requests)):
+            chances.append(sum(log_p(model, each) for each in old))
+    assert chances[1] < chances[0] - 0.1
 
 
 def test_the_text_must_be_there(model: LanguageModel, tmp_path: Path) -> None:

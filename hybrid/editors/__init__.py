@@ -49,6 +49,14 @@ EDITORS = {
     "ft": Entry("hybrid.editors.fine_tune:FineTune", "Zhu et al. 2020, arXiv:2012.00363 (unconstrained)", "fine-tuning of one layer", "nothing"),
     "ft-l": Entry("hybrid.editors.fine_tune:ConstrainedFineTune", "Zhu et al. 2020, arXiv:2012.00363", "fine-tuning of one layer, norm-constrained", "nothing"),
     "lora": Entry("hybrid.editors.lora:Lora", "Hu et al. 2022, arXiv:2106.09685", "low-rank adapters through peft", "nothing"),
+    "sparse-ft": Entry(
+        "hybrid.editors.sparse_fine_tune:SparseFineTune", "Song et al. 2024, arXiv:2312.11875", "fine-tuning of few weights, against the old answer", "nothing"
+    ),
+    "kn": Entry(
+        "hybrid.editors.knowledge_neurons:KnowledgeNeurons", "Dai et al. 2022, arXiv:2104.08696", "value slots of the neurons that express a fact", "nothing"
+    ),
+    "mend": Entry("hybrid.editors.mend:Mend", "Mitchell et al. 2022, arXiv:2110.11309", "a trained network edits gradients", "hybrid train mend"),
+    "ke": Entry("hybrid.editors.ke:Ke", "De Cao et al. 2021, arXiv:2104.08164", "a trained network scales gradients", "hybrid train ke"),
 }
 
 

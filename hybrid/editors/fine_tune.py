@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from hybrid.architecture import Architecture, frozen
 from hybrid.editors.requests import Passage, check, passage, refuse_known
 from stores.deltas import Delta, Factors
-from stores.errors import FormatError, HybridError, NotFound
+from stores.errors import HybridError, NotFound
 from stores.records import Fact
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 Forward = Callable[..., Any]
 """Called like the model, with the change in place."""
-TEXT_ROWS, TEXT_TOKENS = 8, 64
-"""Lines of unrelated text in one step's KL term, and how much of each is read."""
 
 
 class Batch(NamedTuple):
@@ -59,9 +56,9 @@ class Batch(NamedTuple):
         longest, most = max(len(p.ids) - 1 for p in passages), max(len(p.target_ids) for p in passages)
         positions = sorted({i for p in passages for i in range(p.target - 1, len(p.ids) - 1)})
         index = {position: i for i, position in enumerate(positions)}
-        ids, mask = _padded([p.ids[:-1] for p in passages], longest), _padded([[1] * (len(p.ids) - 1) for p in passages], longest)
-        at = _padded([[index[i] for i in range(p.target - 1, len(p.ids) - 1)] for p in passages], most)
-        target = _padded([p.target_ids for p in passages], most)
+        ids, mask = padded([p.ids[:-1] for p in passages], longest), padded([[1] * (len(p.ids) - 1) for p in passages], longest)
+        at = padded([[index[i] for i in range(p.target - 1, len(p.ids) - 1)] for p in passages], most)
+        target = padded([p.target_ids for p in passages], most)
         counts = torch.tensor([len(p.target_ids) for p in passages])[:, None]
         share = (torch.arange(most) < counts) / counts
         return cls(*(tensor.to(device) for tensor in (ids, mask, torch.tensor(positions), at, target, share)))
@@ -107,7 +104,7 @@ class GradientEditor(ABC):
         passages = [passage(model.tokenizer, r.prompt, r.subject, r.target_new) for r in requests]
         batches = [Batch.of(passages[i : i + self.batch_size], arch.device) for i in range(0, len(passages), self.batch_size)]
         with frozen(arch.model), self.trainable(arch, layers) as trained:
-            passes = self._descend(trained, batches, self.penalty(model, trained))
+            passes = self._descend(trained, batches, self.penalty(model, trained, requests))
             with torch.no_grad():
                 losses = torch.cat([target_losses(trained.forward, batch) for batch in batches]).tolist()
             changes = trained.changes()
@@ -134,16 +131,16 @@ class GradientEditor(ABC):
     def trainable(self, arch: Architecture, layers: Sequence[int]) -> AbstractContextManager[Trained]:
         """What to train, while the context lasts; the model is as it was afterwards."""
 
-    def penalty(self, model: LanguageModel, trained: Trained) -> Callable[[], Tensor] | None:
+    def penalty(self, model: LanguageModel, trained: Trained, requests: Sequence[Fact]) -> Callable[[], Tensor] | None:
         """What a step's loss has beside the targets' loss."""
         return None
 
     def constrain(self, parameters: Sequence[Tensor]) -> None:  # noqa: B027
         """Called after each step, without gradients."""
 
-    def _descend(self, trained: Trained, batches: Sequence[Batch], penalty: Callable[[], Tensor] | None) -> int:
+    def _descend(self, trained: Trained, batches: Sequence[Batch], penalty: Callable[[], Tensor] | None, optimizer: Any = None) -> int:
         """Adam until `steps` or `stop`; returns the number of passes."""
-        optimizer = torch.optim.Adam(trained.parameters, lr=self.lr, weight_decay=self.decay)
+        optimizer = optimizer or torch.optim.Adam(trained.parameters, lr=self.lr, weight_decay=self.decay)
         requests, passes = sum(len(batch.ids) for batch in batches), 0
         with tqdm(total=self.steps, desc=self.method, unit="pass", disable=None) as bar:
             for _ in range(self.steps):
@@ -185,6 +182,10 @@ class FineTune(GradientEditor):
     """Weight of KL(original || now) a token of unrelated text."""
     text: str | None = None
     """File of unrelated text, a passage a line; needed if `kl` is above zero."""
+    ewc: float = 0.0
+    """Weight of elastic weight consolidation (Kirkpatrick et al. 2017, arXiv:1612.00796): half of it times the change squared, times the Fisher information."""
+    ewc_texts: int = 64
+    """Texts, sampled from the model itself, that the Fisher information is measured on."""
 
     method = "ft"
 
@@ -192,6 +193,8 @@ class FineTune(GradientEditor):
         super().__post_init__()
         if not self.kl >= 0:
             raise ValueError(f"kl must not be negative: {self.kl}")
+        if not (math.isfinite(self.ewc) and self.ewc >= 0) or self.ewc_texts < 1:
+            raise ValueError(f"ewc must not be negative, and ewc_texts at least 1: {self.ewc}, {self.ewc_texts}")
         if self.kl > 0 and self.text is None:
             raise ValueError("kl > 0 needs unrelated text: name a file with --set text=...")
 
@@ -207,41 +210,18 @@ class FineTune(GradientEditor):
     @contextmanager
     def trainable(self, arch: Architecture, layers: Sequence[int]) -> Iterator[Trained]:
         """A change a layer, stored as the module stores its weight."""
-        originals = {arch.weight_name(layer): arch.rewrite(layer).weight.detach() for layer in layers}
-        transposed = {arch.weight_name(layer): type(arch.rewrite(layer)).__name__ == "Conv1D" for layer in layers}
-        added = {name: torch.zeros_like(weight, dtype=torch.float32, requires_grad=True) for name, weight in originals.items()}
+        yield added_to(arch, {arch.weight_name(layer): arch.rewrite(layer) for layer in layers})
 
-        def forward(**inputs: Any) -> Any:
-            now = {name: (weight + added[name]).to(weight.dtype) for name, weight in originals.items()}
-            return functional_call(arch.model, now, (), inputs)
+    def penalty(self, model: LanguageModel, trained: Trained, requests: Sequence[Fact]) -> Callable[[], Tensor] | None:
+        """The terms that hold the model: divergence on text, elastic weight consolidation."""
+        from hybrid.editors.penalties import divergence, elastic, own_text, text_rows
 
-        def changes() -> dict[str, Factors | np.ndarray]:
-            oriented = {name: change.detach().T if transposed[name] else change.detach() for name, change in added.items()}
-            return {name: np.ascontiguousarray(change.cpu().numpy()) for name, change in oriented.items()}
-
-        yield Trained(list(added.values()), forward, changes)
-
-    def penalty(self, model: LanguageModel, trained: Trained) -> Callable[[], Tensor] | None:
-        """The KL term, on the next few lines of the text each time."""
-        if self.kl == 0:
-            return None
-        rows = _text_rows(model, Path(self.text or ""))
-        groups = [rows[i : i + TEXT_ROWS] for i in range(0, len(rows), TEXT_ROWS)]
-        turn = iter(range(1 << 62))
-
-        def term() -> Tensor:
-            group = groups[next(turn) % len(groups)]
-            longest = max(map(len, group))
-            ids, mask = _padded(group, longest), _padded([[1] * len(row) for row in group], longest)
-            inputs: dict[str, Any] = {"input_ids": ids.to(model.model.device), "attention_mask": mask.to(model.model.device), "use_cache": False}
-            real = inputs["attention_mask"].bool()
-            with torch.no_grad():
-                before = model.model(**inputs).logits[real].float().log_softmax(-1)
-            now = trained.forward(**inputs).logits[real].float().log_softmax(-1)
-            divergence: Tensor = (before.exp() * (before - now)).sum(-1).mean()
-            return self.kl * divergence
-
-        return term
+        terms: list[Callable[[], Tensor]] = []
+        if self.kl > 0:
+            terms.append(divergence(model, trained.forward, text_rows(model, Path(self.text or "")), self.kl))
+        if self.ewc > 0:
+            terms.append(elastic(trained, own_text(model, self.ewc_texts), self.ewc))
+        return (lambda: torch.stack([term() for term in terms]).sum()) if terms else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,30 +244,40 @@ class ConstrainedFineTune(FineTune):
             change.clamp_(-self.epsilon, self.epsilon)
 
 
-def target_losses(forward: Forward, batch: Batch) -> Tensor:
-    """-mean log p of each row's target tokens given what precedes them, (rows,) float32."""
+def added_to(arch: Architecture, modules: Mapping[str, Any]) -> Trained:
+    """A change of zero for each module, stored as the module stores its weight, and the model with the changes added."""
+    originals = {name: module.weight.detach() for name, module in modules.items()}
+    added = {name: torch.zeros_like(weight, dtype=torch.float32, requires_grad=True) for name, weight in originals.items()}
+
+    def forward(**inputs: Any) -> Any:
+        now = {name: (weight + added[name]).to(weight.dtype) for name, weight in originals.items()}
+        return functional_call(arch.model, now, (), inputs)
+
+    def changes() -> dict[str, Factors | np.ndarray]:
+        oriented = {name: change.detach().T if type(modules[name]).__name__ == "Conv1D" else change.detach() for name, change in added.items()}
+        return {name: np.ascontiguousarray(change.cpu().numpy()) for name, change in oriented.items()}
+
+    return Trained(list(added.values()), forward, changes)
+
+
+def target_scores(forward: Forward, batch: Batch) -> Tensor:
+    """log p of every token at each target position, (rows, t, vocabulary) float32."""
     scores = forward(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=batch.positions).logits
     rows = torch.arange(len(scores), device=scores.device)[:, None]
     chosen: Tensor = scores[rows, batch.at].float().log_softmax(-1)
-    return -(chosen.gather(-1, batch.target[..., None])[..., 0] * batch.share).sum(1)
+    return chosen
 
 
-def _padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
+def losses_of(scores: Tensor, batch: Batch) -> Tensor:
+    """-mean log p of each row's target tokens, (rows,), from what `target_scores` gives."""
+    return -(scores.gather(-1, batch.target[..., None])[..., 0] * batch.share).sum(1)
+
+
+def target_losses(forward: Forward, batch: Batch) -> Tensor:
+    """-mean log p of each row's target tokens given what precedes them, (rows,) float32."""
+    return losses_of(target_scores(forward, batch), batch)
+
+
+def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
     """(rows, length), zeros on the right."""
     return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
-
-
-def _text_rows(model: LanguageModel, path: Path, most: int = 4096) -> list[list[int]]:
-    """Tokens of the text's first lines, each cut to `TEXT_TOKENS`.
-
-    Raises:
-        FormatError: if there is no text in the file.
-    """
-    from hybrid.model import Prompt
-
-    with path.open(encoding="utf-8") as lines:
-        found = [model.encode(Prompt(line.strip()))[:TEXT_TOKENS] for line in islice((line for line in lines if line.strip()), most)]
-    rows = [row for row in found if row]
-    if not rows:
-        raise FormatError(f"{path} holds no text; the KL term needs some lines of it")
-    return rows

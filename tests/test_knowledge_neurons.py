@@ -1,0 +1,112 @@
+"""Knowledge neurons: attributions are integrals, the neurons that wordings share are kept, and only their value slots change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid.architecture import Architecture, frozen
+from hybrid.editing import applied
+from hybrid.editors.fine_tune import Batch, target_losses
+from hybrid.editors.knowledge_neurons import KnowledgeNeurons, activations, attributions, queries
+from hybrid.editors.requests import passage
+from hybrid.model import LanguageModel
+from stores.records import Fact
+from tests.conftest import save_worded
+
+FACT = Fact(id="", subject="Orsa", relation="capital", prompt="The capital of {} is", target_new="Wex Pax")
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A random model that knows whole words."""
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    return LanguageModel(str(save_worded(folder, request.param)), "cpu")
+
+
+def test_attributions_add_up(model: LanguageModel) -> None:
+    """Integrated gradients are complete: over a layer they sum to the difference between all of its neurons and none (Sundararajan et al. 2017)."""
+    arch = Architecture(model.model)
+    (row, *_), old, _ = queries(model, arch, FACT, 0, 0)
+    with frozen(model.model):
+        found = attributions(arch, (0, 2), row, old, 400)
+    for layer, scores in found.items():
+        neurons = activations(arch, (layer,), row)[layer]
+        chances = []
+        for share in (1.0, 0.0):
+
+            def scaled(_: object, given: tuple[torch.Tensor, ...], share: float = share) -> tuple[torch.Tensor]:
+                states = given[0].clone()
+                states[0, -1] *= share
+                return (states,)
+
+            handle = arch.rewrite(layer).register_forward_pre_hook(scaled)
+            with torch.no_grad():
+                chances.append(float(model.model(input_ids=torch.tensor([row])).logits[0, -1].softmax(-1)[old]))
+            handle.remove()
+        assert neurons.shape == scores.shape
+        assert float(scores.sum()) == pytest.approx(chances[0] - chances[1], rel=0.05, abs=1e-5)
+        assert abs(chances[0] - chances[1]) > 1e-4
+    assert all(not module._forward_pre_hooks for module in model.model.modules())
+
+
+def test_wordings_end_where_the_answers_part(model: LanguageModel) -> None:
+    arch = Architecture(model.model)
+    fact = replace(FACT, questions=("What is the capital of Orsa?",))
+    rows, old, new = queries(model, arch, fact, 1, 3)
+    assert len(rows) == len(set(rows)) == 5
+    decode = model.tokenizer.decode
+    assert decode(rows[0]) == "The capital of Orsa is" and decode([new]) == "Wex"
+    said = passage(model.tokenizer, fact.prompt, fact.subject, f"{decode([old])} Pax")
+    assert said.target_ids[0] == old != new
+    rows, second, new = queries(model, arch, replace(fact, target_new=f"{decode([old])} Pax"), 0, 0)
+    assert decode(rows[0]) == f"The capital of Orsa is {decode([old])}" and decode([new]) == "Pax" != decode([second])
+
+
+def test_neurons_that_wordings_share_are_kept() -> None:
+    scores = [
+        {0: torch.tensor([1.0, 0.5, 0.0, -3.0]), 1: torch.tensor([0.1, 0.3])},
+        {0: torch.tensor([0.4, 0.1, 0.0, 0.9]), 1: torch.tensor([0.0, 0.8])},
+        {0: torch.tensor([0.6, 0.05, 0.0, 0.0]), 1: torch.tensor([0.0, 0.1])},
+    ]
+    editor = KnowledgeNeurons(threshold=0.3, shared=0.6, least=1)
+    assert editor.refine(scores) == [(0, 0), (1, 1)]
+    assert KnowledgeNeurons(threshold=0.3, shared=1.0, least=1).refine(scores) == [(0, 0)]
+    assert KnowledgeNeurons(threshold=0.3, shared=1.0, least=3).refine(scores) == [(0, 0), (1, 1), (0, 3)]
+    assert KnowledgeNeurons(threshold=0.3, shared=0.1, most=2).refine(scores) == [(0, 0), (1, 1)]
+
+
+def test_value_slots_of_the_neurons_change_alone(model: LanguageModel) -> None:
+    arch = Architecture(model.model)
+    before = target_losses(model.model, Batch.of([passage(model.tokenizer, FACT.prompt, FACT.subject, "Wex")], arch.device)).item()
+    delta = KnowledgeNeurons(wordings=2, away=0.5, towards=2.0).edit(model, [FACT])
+    neurons = {tuple(neuron) for neuron in delta.edits[0]["neurons"]}
+    rows, old, new = queries(model, arch, FACT, 2, 2)
+    embeddings = arch.head.weight.detach()
+    slot = (2.0 * embeddings[new] - 0.5 * embeddings[old]).numpy()
+    changed = set()
+    for layer in range(len(arch)):
+        if arch.weight_name(layer) in delta.changes:
+            dense = delta.dense(arch.weight_name(layer))
+            for index in np.flatnonzero(dense.any(0)):
+                sign = -1 if activations(arch, (layer,), rows[0])[layer][index] < 0 else 1
+                assert np.allclose(dense[:, index], sign * slot, atol=1e-6)
+                changed.add((layer, int(index)))
+    assert changed == neurons and 2 <= len(neurons) <= 5
+    with torch.no_grad(), applied(model, delta):
+        batch = Batch.of([passage(model.tokenizer, FACT.prompt, FACT.subject, FACT.target_new)], arch.device)
+        assert float(target_losses(model.model, batch)) == pytest.approx(delta.edits[0]["loss"], abs=1e-3)
+        first = Batch.of([passage(model.tokenizer, FACT.prompt, FACT.subject, "Wex")], arch.device)
+        assert float(target_losses(model.model, first)) < before
+
+
+def test_wrong_settings() -> None:
+    for wrong in ({"steps": 0}, {"least": 0}, {"least": 6}, {"wordings": -1}):
+        with pytest.raises(ValueError, match="steps must"):
+            KnowledgeNeurons(**wrong)
+    with pytest.raises(ValueError, match="threshold"):
+        KnowledgeNeurons(threshold=0.0)
