@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import consolidation, editing, evaluation, generations, schedule
+from hybrid.commands import consolidation, editing, evaluation, generations, schedule, vectors
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -515,6 +515,7 @@ for command in (
     editing.stats,
     editing.trace,
     editing.locate,
+    vectors.vectors,
     evaluation.evaluation,
 ):
     main.add_command(command)

@@ -93,3 +93,13 @@ def hooked(module: Any, change: Callable[[Tensor, Tensor], Tensor | None]) -> It
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def before(module: Any, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Show a function what enters a module, before the module runs."""
+    handle = module.register_forward_pre_hook(lambda _, args: look(args[0]))
+    try:
+        yield
+    finally:
+        handle.remove()

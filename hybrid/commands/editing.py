@@ -175,11 +175,11 @@ def show(folder: Path, as_json: bool) -> None:
     from stores.adapters import Adapter, is_adapter
     from stores.deltas import Delta, Factors
 
-    delta = Adapter.load(folder) if is_adapter(folder) else Delta.load(folder)
-    changes: list[dict[str, Any]] = [
-        {"parameter": name, "rank": change.left.shape[1] if isinstance(change, Factors) else None, "norm": float(np.linalg.norm(delta.dense(name)))}
-        for name, change in (delta.changes.items() if isinstance(delta, Delta) else ())
-    ]
+    delta: Adapter | Delta = Adapter.load(folder) if is_adapter(folder) else Delta.load(folder)
+    changes: list[dict[str, Any]] = []
+    for name, change in delta.changes.items() if isinstance(delta, Delta) else ():
+        dense = change.dense if isinstance(change, Factors) else change
+        changes.append({"parameter": name, "rank": change.left.shape[1] if isinstance(change, Factors) else None, "norm": float(np.linalg.norm(dense))})
     added = [{"tensor": name, "shape": list(array.shape)} for name, array in (delta.tensors.items() if isinstance(delta, Adapter) else ())]
     if as_json:
         about = {
