@@ -2,8 +2,8 @@
 
     python bench/adapters.py --facts FILE --out bench/results/adapters.json
 
-Facts one by one, each in an adapter of its own, and `--batch` facts in one adapter. Each method once with the request's prompt alone, as its
-paper has it, and once with the wordings that the memory knows of a fact (`wordings`, `questions`), of which none is asked.
+Facts one by one, each in an adapter of its own, and `--batch` facts in one adapter. Each method with the request's prompt alone, as its
+paper has it, and single edits also with the wordings that the memory knows of a fact (`wordings`, `questions`), of which none is asked.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(facts: Path, name: str, out: Path | None, single: int, batch: int, meth
     result: dict[str, Any] = {"command": command, "rows": []}
     for mode, groups in (("single", [[case] for case in cases[:single]]), ("batch", [cases[:batch]])):
         for method in methods.split(","):
-            for settings in ({}, {"wordings": 4, "questions": 2}):
+            for settings in ({}, {"wordings": 4, "questions": 2})[: 2 if mode == "single" else 1]:
                 started = time.perf_counter()
                 row = {"method": method, "mode": mode, "facts": sum(map(len, groups)), "settings": settings} | measured(model, groups, method, settings)
                 result["rows"].append(row)

@@ -65,7 +65,7 @@ class TPatcher(AdapterMethod):
         modules = {"q": (_network(arch), True), "h": (arch.part(layer, "block"), False)}
         width = arch.weight(layer).shape[0]
         known = [tensor(onto, name, arch) for name in ("k", "b", "v")] if onto is not None else _none(width, arch)
-        seen = states(arch, [each.passage.ids[:-1] for each in lessons], modules, self.batch_size)
+        seen = states(arch, [each.passage.ids for each in lessons], modules, self.batch_size)
         places = [(n, each.end + i, token) for n, each in enumerate(lessons) for i, token in enumerate(each.passage.target_ids)]
         q, h = (torch.stack([seen[n][key][at] for n, at, _ in places]) for key in ("q", "h"))
         h = h + _patched(q, *known)
@@ -73,7 +73,9 @@ class TPatcher(AdapterMethod):
         with torch.no_grad():
             wrong = self._losses(arch, h, token)[1].nonzero()[:, 0]
         memory = torch.cat([each["q"] for each in states(arch, texts(model, requests), {"q": modules["q"]}, self.batch_size)])
-        k, b, v = self._train(arch, q[wrong], h[wrong], token[wrong], memory) if len(wrong) else _none(width, arch)
+        ends = torch.stack([each["q"][-1] for each in seen])  # behind the target, where the model must find its own way on
+        others = torch.cat([q, ends]), torch.cat([token, torch.full((len(ends),), -1, device=token.device)])
+        k, b, v = self._train(arch, q[wrong], h[wrong], token[wrong], memory, *others) if len(wrong) else _none(width, arch)
         with torch.no_grad():
             each, _ = self._losses(arch, h + _patched(q, k, b, v), token)
         losses = [float(torch.stack([loss for loss, place in zip(each, places, strict=True) if place[0] == n]).mean()) for n in range(len(lessons))]
@@ -87,11 +89,16 @@ class TPatcher(AdapterMethod):
         scores = arch.logits(norm(h.to(arch.weight(0).dtype)))
         return torch.nn.functional.cross_entropy(scores, token, reduction="none"), scores.argmax(-1) != token
 
-    def _train(self, arch: Architecture, q: Tensor, h: Tensor, token: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches k (n, d), b (n,), v (n, d) of n errors, each for itself: l_e + a l_a + m l_m, by Adam."""
+    def _train(
+        self, arch: Architecture, q: Tensor, h: Tensor, token: Tensor, memory: Tensor, taught: Tensor, next_token: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches k (n, d), b (n,), v (n, d) of n errors, each for itself: l_e + a l_a + m l_m, by Adam.
+
+        The memory of a patch are the unrelated states and those that were taught another token.
+        """
         size, scale = q.norm(dim=1, keepdim=True), h.pow(2).mean(1, keepdim=True).sqrt()
-        own, others = q / size, torch.cat([memory, q])
-        rival = torch.cat([torch.ones(len(q), len(memory), dtype=torch.bool, device=q.device), token[:, None] != token[None]], 1)
+        own, others = q / size, torch.cat([memory, taught])
+        rival = torch.cat([torch.ones(len(q), len(memory), dtype=torch.bool, device=q.device), token[:, None] != next_token[None]], 1)
         u, b, w = own.clone().requires_grad_(), q.new_zeros(len(q), requires_grad=True), torch.zeros_like(h).requires_grad_()
         optimizer = torch.optim.Adam([{"params": [u, b], "lr": self.lr}, {"params": [w], "lr": self.strength}])
         kept = [u.detach().clone(), b.detach().clone(), w.detach().clone()]

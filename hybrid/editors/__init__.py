@@ -55,6 +55,7 @@ EDITORS = {
 ADAPTERS = {
     "t-patcher": Entry("hybrid.adapters.t_patcher:TPatcher", "Huang et al. 2023, arXiv:2301.09785", "adapter: one neuron an error, last layer", "nothing"),
     "melo": Entry("hybrid.adapters.melo:Melo", "Yu et al. 2024, arXiv:2312.11795", "adapter: low-rank blocks found by nearness", "nothing"),
+    "wise": Entry("hybrid.adapters.wise:Wise", "Wang et al. 2024, arXiv:2405.14768", "adapter: side memories routed by activation", "nothing"),
     "grace": Entry("hybrid.adapters.grace:Grace", "Hartvigsen et al. 2023, arXiv:2211.11031", "adapter: codebook at one layer", "nothing"),
 }
 """Methods that add parameters; what they make is attached to the model, and no weight changes."""
