@@ -41,7 +41,7 @@ def measured(model: LanguageModel, groups: Sequence[Sequence[Case]], method: str
 @click.option("--model", "name", default="pocket", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path))
 @click.option("--single", default=20, show_default=True, help="Facts one by one.")
-@click.option("--batch", default=100, show_default=True, help="Facts in one adapter.")
+@click.option("--batch", default=100, show_default=True, help="Facts in one adapter; 0 for none.")
 @click.option("--methods", default=",".join(ADAPTERS), show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(facts: Path, name: str, out: Path | None, single: int, batch: int, methods: str, seed: int) -> None:
@@ -50,8 +50,8 @@ def main(facts: Path, name: str, out: Path | None, single: int, batch: int, meth
     cases = own_cases(model, facts, max(single, batch), seed)
     command = f"python bench/adapters.py --single {single} --batch {batch} --methods {methods} --seed {seed}"
     result: dict[str, Any] = {"command": command, "rows": []}
-    for mode, groups in (("single", [[case] for case in cases[:single]]), ("batch", [cases[:batch]])):
-        for method in methods.split(","):
+    for mode, groups in (("single", [[case] for case in cases[:single]]), ("batch", [cases[:batch]] if batch else [])):
+        for method in methods.split(",") if groups else ():
             for settings in ({}, {"wordings": 4, "questions": 2})[: 2 if mode == "single" else 1]:
                 started = time.perf_counter()
                 row = {"method": method, "mode": mode, "facts": sum(map(len, groups)), "settings": settings} | measured(model, groups, method, settings)

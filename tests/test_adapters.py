@@ -246,3 +246,17 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
         from hybrid.editors import editor_class
 
         editor_class("grace")
+
+
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
+@pytest.mark.parametrize("mode", ["--sequential", "--single"])
+def test_the_evaluation_asks_them(folder: Path, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"prompt": r.cloze, "subject": r.subject, "target_new": r.target_new, "ground_truth": "Sol", "rephrase_prompt": "Wolf",
+         "locality_prompt": "The ferry port of Tirn", "locality_ground_truth": "Vik"} for r in REQUESTS[1:]
+    ]  # fmt: skip
+    (tmp_path / "flat.json").write_text(json.dumps(rows), encoding="utf-8")
+    words = ["eval", tmp_path / "flat.json", "--format", "counterfact-flat", "--method", "grace", mode, "--model", folder, "--json"]
+    scores = json.loads(run(*words, "--set", "steps=60", "--set", "lr=0.2", "--run", tmp_path / "run").stdout)["scores"]
+    assert scores["ES"] == scores["locality"] == 1.0 and scores["efficacy"] == 1.0, scores

@@ -72,7 +72,7 @@ class TPatcher(AdapterMethod):
         token = torch.tensor([token for *_, token in places], device=arch.device)
         with torch.no_grad():
             wrong = self._losses(arch, h, token)[1].nonzero()[:, 0]
-        memory = torch.cat([each["q"] for each in states(arch, texts(model, requests), {"q": modules["q"]}, self.batch_size)])
+        memory = torch.cat([each["q"] for each in states(arch, texts(model, requests, self.questions, self.wordings), {"q": modules["q"]}, self.batch_size)])
         ends = torch.stack([each["q"][-1] for each in seen])  # behind the target, where the model must find its own way on
         others = torch.cat([q, ends]), torch.cat([token, torch.full((len(ends),), -1, device=token.device)])
         k, b, v = self._train(arch, q[wrong], h[wrong], token[wrong], memory, *others) if len(wrong) else _none(width, arch)

@@ -65,7 +65,7 @@ class Wise(AdapterMethod):
         seen = states(arch, [each.passage.ids[: each.end + 1] for each in lessons], module, self.batch_size)
         keys = torch.stack([each["a"][-1] for each in seen])
         size = float(torch.stack([each["out"][-1] for each in seen]).norm(dim=1).mean())
-        unrelated = torch.stack([each["a"][-1] for each in states(arch, texts(model, requests), module, self.batch_size)])
+        unrelated = torch.stack([each["a"][-1] for each in states(arch, texts(model, requests, self.questions, self.wordings), module, self.batch_size)])
         generator = torch.Generator().manual_seed(self.seed if onto is None else self.seed + len(onto.tensors["threshold"]))
         memories, thresholds, losses = [], [], []
         for start in range(0, len(requests), self.shard):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from hybrid.answer import Decision
 from hybrid.answerers import RESERVED
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from hybrid.evaluation.records import Record
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel, Prompt
@@ -31,7 +31,7 @@ from stores.records import Fact
 
 Mode = Literal["batch", "sequential", "single"]
 MEMORY = ("hybrid", "ike", "rag", "cosine")
-METHODS = ("base", *MEMORY, *EDITORS)
+METHODS = ("base", *MEMORY, *EDITORS, *ADAPTERS)
 TOP_K = 5
 """Facts that `rag` puts before every query."""
 THRESHOLD = 0.57
@@ -194,6 +194,10 @@ def open_method(
         from hybrid.evaluation.weights import Weights
 
         return Weights(name, model, folder / "deltas", mode, editor)
+    if name in ADAPTERS:
+        from hybrid.evaluation.adapted import Adapted
+
+        return Adapted(name, model, folder / "deltas", mode, editor)
     try:
         scope = ScopePolicy(candidates=max(ScopePolicy().candidates, top_k))
         memory = HybridMemory(folder / "store", model=model.name, embedder=embedder, author="evaluation", scope=scope)

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hybrid.answer import Decision
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from hybrid.embedder import file_hash
 from hybrid.evaluation.journal import Journal, open_folder
 from hybrid.evaluation.likelihood import mean_nll, sample
@@ -75,7 +75,7 @@ class Evaluation:
             Conflict: if the folder holds something else.
         """
         check_method(plan.method)
-        if plan.format == "scope" and plan.method in EDITORS:
+        if plan.format == "scope" and plan.method in {**EDITORS, **ADAPTERS}:
             raise HybridError(f"the format 'scope' asks which facts fire, and {plan.method} has none; use hybrid, ike, rag, cosine or base")
         self.plan, self.model, self.folder = plan, model, folder
         self.case: Case = load(plan.file, plan.format, limit=plan.limit, seed=plan.seed, skip_invalid=plan.skip_invalid, hops=plan.hops)
