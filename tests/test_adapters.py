@@ -23,7 +23,7 @@ from stores.errors import BadRequest, Conflict, Corrupt, NotFound
 from stores.records import Fact
 from tests.conftest import save_causal, save_worded
 
-QUICK: dict[str, dict[str, Any]] = {"grace": {"steps": 60, "lr": 0.2}, "t-patcher": {}, "melo": {"steps": 40, "lr": 0.05}, "wise": {"steps": 40, "lr": 0.02}}
+QUICK: dict[str, dict[str, Any]] = {"grace": {"steps": 40, "lr": 0.3}, "t-patcher": {}, "melo": {"steps": 25, "lr": 0.05}, "wise": {"steps": 30, "lr": 0.02}}
 PROMPTS = ["The ferry port of Wolf", "Q : The ferry port of Gulf", "Mare", "The port of Fenn"]
 
 

@@ -124,8 +124,11 @@ class TPatcher(AdapterMethod):
         return u_ / size, b_, w_ * scale
 
     def _top(self, excess: Tensor, counted: Tensor) -> Tensor:
-        """S(x; k) of the paper: mean of the k largest exp(x), (n,), of (n, m)."""
-        terms = excess.exp().masked_fill(~counted, 0.0)
+        """S(x; k) of the paper: mean of the k largest exp(x), (n,), of (n, m).
+
+        What keeps the margin costs nothing (the authors' "expmargin"): else the memory pushes a patch down that offends nobody, till it is dead.
+        """
+        terms = excess.exp().masked_fill(~counted | (excess <= 0), 0.0)
         return terms.topk(min(self.top, terms.shape[1]), dim=1).values.mean(1)
 
     @staticmethod
