@@ -42,8 +42,8 @@ class Grace(AdapterMethod):
             raise ValueError(f"radius must be positive, not {self.radius}")
 
     def default_layer(self, blocks: int) -> int:
-        """Two thirds of the depth: high enough for other wordings to be near, with a block above to carry a value to later tokens."""
-        return min(max(0, blocks - 2), round(2 * blocks / 3))
+        """A third of the depth: what follows the target's first token learns of the value through the blocks above alone, and needs some."""
+        return min(max(0, blocks - 2), round(blocks / 3))
 
     def fit(self, model: LanguageModel, arch: Architecture, layer: int, requests: Sequence[Fact], lessons: Sequence[Lesson], onto: Adapter | None) -> Fitted:
         """The codebook walks through the lessons; then the values that it asks for are trained together."""
