@@ -123,7 +123,8 @@ def make(
     requests = read_requests(file, form, limit)
     folder = out or Path(f"{Path(getattr(file, 'name', 'stdin')).stem.strip('<>')}-{method}")
     if folder.exists() and any(folder.iterdir()):
-        held = "a delta or adapter already" if (folder / "manifest.json").exists() else "other files"
+        known = "an adapter already" if (folder / "adapter.safetensors").exists() else "a delta already"
+        held = known if (folder / "manifest.json").exists() else "other files"
         raise Conflict(f"{folder} holds {held}; choose another folder with --out")
     try:
         made, inside = _made(model, requests, method, chosen, onto)
