@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import behaviour, consolidation, editing, evaluation, generations, reader, schedule, scope, steer, training
+from hybrid.commands import behaviour, consolidation, editing, evaluation, generations, reader, schedule, scope, steer, training, vectors
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -306,11 +307,26 @@ def forget(memory: HybridMemory, fact_id: str, yes: bool, as_json: bool) -> None
 @click.option("--route", type=click.Choice(["base", "ike", "counterfactual", "weights"]), help="Take this route, whatever the scores say.")
 @click.option("--namespace", "namespaces", multiple=True, help="Only facts of this namespace; may be repeated.")
 @click.option("--steer", "steers", multiple=True, metavar="NAME", help="Steer by this direction, instead of those attached; may be repeated.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Attach what `hybrid edit --method grace|t-patcher|... --out` made; may be repeated.",
+)
 @click.option("--explain", is_flag=True, help="Show candidates, scores and the decision.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
 @store_options
 def ask(
-    memory: HybridMemory, query: str, route: str | None, namespaces: tuple[str, ...], steers: tuple[str, ...], explain: bool, max_new_tokens: int, as_json: bool
+    memory: HybridMemory,
+    query: str,
+    route: str | None,
+    namespaces: tuple[str, ...],
+    steers: tuple[str, ...],
+    adapters: tuple[Path, ...],
+    explain: bool,
+    max_new_tokens: int,
+    as_json: bool,
 ) -> None:
     """Ask the model, with the memory. QUERY is a question, or a sentence to complete; - reads standard input.
 
@@ -318,11 +334,18 @@ def ask(
     Example:
       hybrid ask "What is the capital of Australia?"
       hybrid ask "Australia is governed from" --explain
+      hybrid ask "The capital of Australia is" --adapter my-codebook
     """
     query = sys.stdin.read().strip() if query == "-" else query.strip()
     if not query:
         raise click.UsageError("the query is empty")
-    with memory.behaviour.steered(*steers):
+    with ExitStack() as stack:
+        for folder in adapters:
+            from hybrid.adapters.base import attached
+            from stores.adapters import Adapter
+
+            stack.enter_context(attached(memory.model, Adapter.load(folder)))
+        stack.enter_context(memory.behaviour.steered(*steers))
         answer = memory.ask(query, route=route, namespaces=list(namespaces) or None, max_new_tokens=max_new_tokens)
     if as_json:
         show(answer.to_dict(explain))
@@ -503,6 +526,7 @@ for command in (
     editing.stats,
     editing.trace,
     editing.locate,
+    vectors.vectors,
     evaluation.evaluation,
     scope.feedback,
     scope.scope,

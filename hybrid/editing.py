@@ -42,9 +42,10 @@ def apply(model: LanguageModel, delta: Delta, *, check: bool = True) -> dict[str
         raise Conflict(f"the delta was made for {delta.model}, and this model is {model.identity}; apply it to the model it was made for")
     originals: dict[str, Tensor] = {}
     for name, change in delta.changes.items():
-        module: Any = model.model.get_submodule(name.rpartition(".")[0])
-        weight = oriented(module)
-        originals[name] = module.weight.data.clone()
+        parameter: nn.Parameter = model.model.get_parameter(name)
+        owner: Any = model.model.get_submodule(name.rpartition(".")[0])
+        weight = oriented(owner) if name.endswith(".weight") else parameter.data  # biases, which a task vector may have
+        originals[name] = parameter.data.clone()
         added = torch.from_numpy(change.dense if isinstance(change, Factors) else change).to(weight.device).double()
         weight.copy_((weight.double() + added).to(weight.dtype))
     return originals

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
-from stores.errors import Corrupt, NotFound
+from stores import folders
 from stores.records import Identity
 
-MANIFEST = "manifest.json"
 WEIGHTS = "delta.safetensors"
 
 
@@ -60,16 +56,12 @@ class Delta:
         Raises:
             FileExistsError: if the folder holds a delta already.
         """
-        if (folder / MANIFEST).exists():
-            raise FileExistsError(f"{folder} holds a delta already; choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, np.ndarray] = {}
         for name, change in self.changes.items():
             if isinstance(change, Factors):
-                tensors |= {f"{name}:left": np.ascontiguousarray(change.left), f"{name}:right": np.ascontiguousarray(change.right)}
+                tensors |= {f"{name}:left": change.left, f"{name}:right": change.right}
             else:
-                tensors[f"{name}:dense"] = np.ascontiguousarray(change)
-        save_file(tensors, folder / WEIGHTS)
+                tensors[f"{name}:dense"] = change
         about = {
             "method": self.method,
             "model": {"name": self.model.name, "revision": self.model.revision, "weights_hash": self.model.weights_hash},
@@ -78,11 +70,8 @@ class Delta:
             "edits": [dict(edit) for edit in self.edits],
             "seconds": round(self.seconds, 3),
             "extra": dict(self.extra),
-            "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
         }
-        partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(folder / MANIFEST)
+        folders.write(folder, WEIGHTS, tensors, about)
 
     @classmethod
     def load(cls, folder: Path) -> Delta:
@@ -92,17 +81,7 @@ class Delta:
             NotFound: if the folder holds none.
             Corrupt: if the weights are not those that the manifest knows.
         """
-        if not (folder / MANIFEST).exists():
-            raise NotFound(f"{folder} holds no delta; make one with `hybrid edit --method memit FILE --out {folder}`")
-        try:
-            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Corrupt(f"{folder / MANIFEST} is not JSON ({error}); make the delta again") from error
-        if not (folder / WEIGHTS).exists():
-            raise Corrupt(f"{folder / WEIGHTS} is missing; make the delta again")
-        if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != about["sha256"]:
-            raise Corrupt(f"{folder / WEIGHTS} does not match its manifest; make the delta again")
-        tensors = load_file(folder / WEIGHTS)
+        tensors, about = folders.read(folder, WEIGHTS, "delta", f"hybrid edit --method memit FILE --out {folder}")
         changes: dict[str, Factors | np.ndarray] = {}
         for name in about["parameters"]:
             dense = tensors.get(f"{name}:dense")

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import main
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from tests.conftest import save_causal
 
 FACTS = [
@@ -175,10 +175,10 @@ def test_statistics_that_cannot_be_made(words: str, code: int, message: str, mod
 
 def test_editors_are_listed() -> None:
     rows = json.loads(ran("edit", "--list", "--json"))
-    assert [row["method"] for row in rows] == list(EDITORS)
+    assert [row["method"] for row in rows] == [*EDITORS, *ADAPTERS]
     assert all(row.keys() == {"method", "kind", "paper", "needs"} for row in rows)
     lines = ran("edit", "--list").splitlines()
-    assert [line.split()[0] for line in lines] == list(EDITORS)
+    assert [line.split()[0] for line in lines] == [*EDITORS, *ADAPTERS]
     assert all(row["paper"] in line and row["kind"] in line for row, line in zip(rows, lines, strict=True))
 
 

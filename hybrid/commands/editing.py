@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from hybrid.editors.published import typed
 from stores.errors import Conflict
 
@@ -85,6 +86,7 @@ def edit() -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the delta.  [default: FILE's name and the method's]")
 @click.option("--format", "form", default="hybrid", show_default=True, help="Format of FILE, as for add-facts.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N records.")
+@click.option("--onto", type=click.Path(exists=True, file_okay=False, path_type=Path), help="An adapter to go on with, of the same method; it stays as it is.")
 @click.option("--list", "listing", is_flag=True, help="List the editors: paper, kind, what they need.")
 @click.option("--advise", is_flag=True, help="Which method suits one fact, a batch, a stream, by what was measured.")
 @click.option(
@@ -96,17 +98,27 @@ def edit() -> None:
 )
 @model_options
 def make(
-    model: LanguageModel, file: Any, method: str, given: dict[str, str], out: Path | None, form: str, limit: int | None, listing: bool,
-    advise: bool, tables: tuple[Path, ...], as_json: bool,
-) -> None:  # fmt: skip
-    """Turn the requests in FILE (or - for standard input) into a delta.
+    model: LanguageModel,
+    file: Any,
+    method: str,
+    given: dict[str, str],
+    out: Path | None,
+    form: str,
+    limit: int | None,
+    onto: Path | None,
+    listing: bool,
+    advise: bool,
+    tables: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Turn the requests in FILE (or - for standard input) into a delta, or into an adapter with the methods that add parameters.
 
     \b
     Example:
       hybrid edit --method rome facts.jsonl --out my-delta
     """
     if listing:
-        rows = [{"method": key, "kind": e.kind, "paper": e.paper, "needs": e.needs} for key, e in EDITORS.items()]
+        rows = [{"method": key, "kind": e.kind, "paper": e.paper, "needs": e.needs} for key, e in {**EDITORS, **ADAPTERS}.items()]
         click.echo(json.dumps(rows) if as_json else "\n".join(f"{r['method']:<11}{r['kind']:<48}{r['paper']}  (needs {r['needs']})" for r in rows))
         return
     if advise:
@@ -114,9 +126,10 @@ def make(
         return
     if file is None:
         raise click.UsageError("name a FILE of requests, or --list, or --advise")
-    from hybrid.editing import answers, applied
-    from hybrid.editing import edit as make_delta
+    from hybrid.editing import answers
 
+    if onto is not None and method not in ADAPTERS:
+        raise click.UsageError(f"--onto goes on with an adapter, and {method} makes a delta; put every fact into FILE instead")
     try:
         chosen = typed(method, given)
     except ValueError as error:
@@ -124,24 +137,42 @@ def make(
     requests = read_requests(file, form, limit)
     folder = out or Path(f"{Path(getattr(file, 'name', 'stdin')).stem.strip('<>')}-{method}")
     if folder.exists() and any(folder.iterdir()):
-        held = "a delta already" if (folder / "manifest.json").exists() else "other files"
+        known = "an adapter already" if (folder / "adapter.safetensors").exists() else "a delta already"
+        held = known if (folder / "manifest.json").exists() else "other files"
         raise Conflict(f"{folder} holds {held}; choose another folder with --out")
     try:
-        delta = make_delta(model, requests, method, **chosen)
+        made, inside = _made(model, requests, method, chosen, onto)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    delta.save(folder)
-    with applied(model, delta):
+    made.save(folder)
+    with inside:
         said = answers(model, [request.cloze for request in requests])
     right = sum(text.startswith(request.target_new) for text, request in zip(said, requests, strict=True))
+    kind = "adapter" if method in ADAPTERS else "delta"
     if as_json:
-        click.echo(json.dumps({"delta": str(folder), "method": method, "edits": len(requests), "answered": right, "seconds": round(delta.seconds, 3)}))
+        click.echo(json.dumps({kind: str(folder), "method": method, "edits": len(requests), "answered": right, "seconds": round(made.seconds, 3)}))
         return
-    click.echo(f"{method}: {right} of {len(requests)} prompts are now answered with their target; {delta.seconds:.1f} s. The delta is in {folder}.")
+    click.echo(f"{method}: {right} of {len(requests)} prompts are now answered with their target; {made.seconds:.1f} s. The {kind} is in {folder}.")
     for request, text in zip(requests, said, strict=True):
         if not text.startswith(request.target_new):
             click.echo(f"  not yet: {request.cloze}  ->  {text}", err=True)
-    click.echo(f"See it: hybrid edit show {folder}    Use it: hybrid edit apply {folder} --out edited-model")
+    use = f'hybrid ask "..." --adapter {folder}' if kind == "adapter" else f"hybrid edit apply {folder} --out edited-model"
+    click.echo(f"See it: hybrid edit show {folder}    Use it: {use}")
+
+
+def _made(model: LanguageModel, requests: list[Fact], method: str, chosen: dict[str, Any], onto: Path | None) -> tuple[Any, AbstractContextManager[None]]:
+    """What a method makes, and a context in which the model has it."""
+    if method in ADAPTERS:
+        from hybrid.adapters.base import adapt, attached
+        from stores.adapters import Adapter
+
+        adapter = adapt(model, requests, method, onto=None if onto is None else Adapter.load(onto), **chosen)
+        return adapter, attached(model, adapter)
+    from hybrid.editing import applied
+    from hybrid.editing import edit as make_delta
+
+    delta = make_delta(model, requests, method, **chosen)
+    return delta, applied(model, delta)
 
 
 def print_advice(model: LanguageModel, files: tuple[Path, ...], as_json: bool) -> None:
@@ -180,7 +211,7 @@ def print_advice(model: LanguageModel, files: tuple[Path, ...], as_json: bool) -
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def show(folder: Path, as_json: bool) -> None:
-    """What a delta changes, and what it was made from.
+    """What a delta changes or an adapter adds, and what it was made from.
 
     \b
     Example:
@@ -188,13 +219,15 @@ def show(folder: Path, as_json: bool) -> None:
     """
     import numpy as np
 
+    from stores.adapters import Adapter, is_adapter
     from stores.deltas import Delta, Factors
 
-    delta = Delta.load(folder)
-    changes = [
-        {"parameter": name, "rank": change.left.shape[1] if isinstance(change, Factors) else None, "norm": float(np.linalg.norm(delta.dense(name)))}
-        for name, change in delta.changes.items()
-    ]
+    delta: Adapter | Delta = Adapter.load(folder) if is_adapter(folder) else Delta.load(folder)
+    changes: list[dict[str, Any]] = []
+    for name, change in delta.changes.items() if isinstance(delta, Delta) else ():
+        dense = change.dense if isinstance(change, Factors) else change
+        changes.append({"parameter": name, "rank": change.left.shape[1] if isinstance(change, Factors) else None, "norm": float(np.linalg.norm(dense))})
+    added = [{"tensor": name, "shape": list(array.shape)} for name, array in (delta.tensors.items() if isinstance(delta, Adapter) else ())]
     if as_json:
         about = {
             "method": delta.method,
@@ -202,13 +235,15 @@ def show(folder: Path, as_json: bool) -> None:
             "settings": dict(delta.settings),
             "changes": changes,
             "edits": [dict(e) for e in delta.edits],
-        }
+        } | ({"adds": added} if added else {})
         click.echo(json.dumps(about, ensure_ascii=False))
         return
     click.echo(f"{delta.method}, {len(delta.edits)} edits, made for {delta.model} in {delta.seconds:.1f} s")
     click.echo("settings: " + ", ".join(f"{key}={value}" for key, value in delta.settings.items()))
     for row in changes:
         click.echo(f"  {row['parameter']}  " + (f"rank {row['rank']}" if row["rank"] else "dense") + f", Frobenius norm {row['norm']:.4g}")
+    for row in added:
+        click.echo(f"  {row['tensor']}  {' x '.join(map(str, row['shape']))}")
     for entry in delta.edits:
         click.echo(f"  {entry['prompt'].replace('{}', entry['subject'])} {entry['target_new']}   (loss {entry['loss']:.3f})")
 
@@ -225,8 +260,11 @@ def apply(model: LanguageModel, folder: Path, out: Path, as_json: bool) -> None:
       hybrid edit apply my-delta --out edited-model && hybrid ask "..." --model edited-model --store new-store
     """
     from hybrid.editing import write_edited
+    from stores.adapters import is_adapter
     from stores.deltas import Delta
 
+    if is_adapter(folder):
+        raise click.UsageError(f'{folder} holds an adapter, which changes no weight; use it with hybrid ask "..." --adapter {folder}')
     names = write_edited(model, Delta.load(folder), out)
     if as_json:
         click.echo(json.dumps({"model": str(out), "changed": names}))

@@ -127,12 +127,12 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _editor(method: str, given: dict[str, str]) -> dict[str, Any]:
-    from hybrid.editors import EDITORS
+    from hybrid.editors import ADAPTERS, EDITORS
     from hybrid.editors.published import typed
 
     if not given:
         return {}
-    if method not in EDITORS:
+    if method not in {**EDITORS, **ADAPTERS}:
         raise click.BadParameter(f"{method} has no settings; it is for the parametric editors", param_hint="--set")
     try:
         return typed(method, given)

@@ -60,13 +60,33 @@ EDITORS = {
 }
 
 
+ADAPTERS = {
+    "t-patcher": Entry("hybrid.adapters.t_patcher:TPatcher", "Huang et al. 2023, arXiv:2301.09785", "adapter: one neuron an error, last layer", "nothing"),
+    "melo": Entry("hybrid.adapters.melo:Melo", "Yu et al. 2024, arXiv:2312.11795", "adapter: low-rank blocks found by nearness", "nothing"),
+    "wise": Entry("hybrid.adapters.wise:Wise", "Wang et al. 2024, arXiv:2405.14768", "adapter: side memories routed by activation", "nothing"),
+    "grace": Entry("hybrid.adapters.grace:Grace", "Hartvigsen et al. 2023, arXiv:2211.11031", "adapter: codebook at one layer", "nothing"),
+}
+"""Methods that add parameters; what they make is attached to the model, and no weight changes."""
+
+
 def editor_class(name: str) -> Any:
     """The class of an editor.
 
     Raises:
         NotFound: if there is none of that name, with the nearest one.
     """
+    if name in ADAPTERS:
+        raise NotFound(f"{name!r} makes an adapter, and no change of weights; use `hybrid edit --method {name}`, or `hybrid.adapters.base.adapt` in Python")
     if name not in EDITORS:
-        near = difflib.get_close_matches(name, EDITORS, n=1)
+        near = difflib.get_close_matches(name, (*EDITORS, *ADAPTERS), n=1)
         raise NotFound(f"there is no editor {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}see `hybrid edit --list`")
     return EDITORS[name].load()
+
+
+def adapter_class(name: str) -> Any:
+    """The class of a method that makes adapters; any editor's, too.
+
+    Raises:
+        NotFound: see `editor_class`.
+    """
+    return ADAPTERS[name].load() if name in ADAPTERS else editor_class(name)

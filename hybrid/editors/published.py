@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hybrid.editors import editor_class
+from hybrid.editors import adapter_class
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
@@ -83,7 +83,7 @@ def typed(method: str, given: dict[str, str]) -> dict[str, Any]:
     Raises:
         ValueError: naming the setting and what to write.
     """
-    fields = {field.name: str(field.type) for field in dataclasses.fields(editor_class(method))}
+    fields = {field.name: str(field.type) for field in dataclasses.fields(adapter_class(method))}
     made: dict[str, Any] = dict(given)
     for name, text in given.items():
         if name not in fields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hybrid.adapters.prompts import prompts_end
 from hybrid.counterfactual.model import CounterfactualModel
 from hybrid.model import LanguageModel, Prompt
 
@@ -43,7 +44,8 @@ def _target_scores(model: LanguageModel, text: str, chat: bool, target: str) -> 
     if not before or len(ids) <= len(before) or len(ids) > model.context:
         return None
     tokens = torch.tensor([ids], device=model.model.device)
-    logits = model.model(input_ids=tokens, logits_to_keep=len(ids) - len(before) + 1).logits[0, :-1]
+    with prompts_end(torch.tensor([len(before) - 1])):
+        logits = model.model(input_ids=tokens, logits_to_keep=len(ids) - len(before) + 1).logits[0, :-1]
     return logits.float().log_softmax(-1), tokens[0, len(before) :]
 
 

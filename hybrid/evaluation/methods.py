@@ -18,7 +18,7 @@ from tqdm import tqdm
 from hybrid.answer import Decision
 from hybrid.answerers import RESERVED
 from hybrid.answering import choose_reader
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from hybrid.evaluation.records import Record
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel, Prompt
@@ -34,7 +34,7 @@ Mode = Literal["batch", "sequential", "single"]
 MEMORY = ("hybrid", "ike", "counterfactual", "rag", "cosine", "serac")
 READ_BY_ANOTHER = ("counterfactual", "serac")
 """With the counterfactual model."""
-METHODS = ("base", *MEMORY, *EDITORS)
+METHODS = ("base", *MEMORY, *EDITORS, *ADAPTERS)
 TOP_K = 5
 """Facts that `rag` puts before every query."""
 THRESHOLD = 0.57
@@ -209,6 +209,10 @@ def open_method(
         from hybrid.evaluation.weights import Weights
 
         return Weights(name, model, folder / "deltas", mode, editor)
+    if name in ADAPTERS:
+        from hybrid.evaluation.adapted import Adapted
+
+        return Adapted(name, model, folder / "deltas", mode, editor)
     try:
         scope = ScopePolicy(candidates=max(ScopePolicy().candidates, top_k))
         memory = HybridMemory(folder / "store", model=model.name, embedder=embedder, author="evaluation", scope=scope)

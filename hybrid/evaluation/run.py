@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hybrid.answer import Decision
 from hybrid.counterfactual.model import SHIPPED, CounterfactualModel
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from hybrid.embedder import file_hash
 from hybrid.evaluation.journal import Journal, open_folder
 from hybrid.evaluation.likelihood import mean_nll, sample
@@ -77,7 +77,7 @@ class Evaluation:
             Conflict: if the folder holds something else.
         """
         check_method(plan.method)
-        if plan.format == "scope" and plan.method in EDITORS:
+        if plan.format == "scope" and plan.method in {**EDITORS, **ADAPTERS}:
             raise HybridError(
                 f"the format 'scope' asks which facts fire, and {plan.method} has none; use hybrid, ike, counterfactual, rag, cosine, serac or base"
             )

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hybrid.editors import EDITORS
+from hybrid.editors import ADAPTERS, EDITORS
 from hybrid.evaluation.metrics import bootstrap, calibration_error, harmonic
 from hybrid.evaluation.records import PLACES, Case
 
@@ -39,7 +39,7 @@ def scored(method: str, model: str, case: Case, settings: Row, rows: Sequence[Ro
         "settings": settings | {"overlong": sum(probe.get("overlong", False) for probe in probes)},
         "scores": overall(rows, settings["format"]),
         "slices": slices(rows),
-        "routing": routing(probes, fires=method not in EDITORS),
+        "routing": routing(probes, fires=method not in {**EDITORS, **ADAPTERS}),
         "timings": timings(rows, probes) | {"unedited_seconds": round(unedited_seconds, 3)},
     }
 
