@@ -45,7 +45,7 @@ class Settings:
     facts: int = 6100
     vocabulary: int = 4096
     width: int = 256
-    feed_forward: int = 768
+    feed_forward: int = 1536
     layers: int = 6
     heads: int = 8
     rows: int = 128
