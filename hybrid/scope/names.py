@@ -14,6 +14,8 @@ SMALL = frozenset("the a an of and in on for de la le el von van der du al".spli
 TITLES = frozenset("dr mr mrs ms miss prof professor sir dame lord lady madam madame captain king queen saint st pope president the".split())
 LETTERS = {"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "&": "and"}
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
+QUALIFIERS = frozenset("new old north south east west northern southern eastern western upper lower great greater little big saint junior senior jr sr".split())
+"""Words that tell one name from another rather than spell it otherwise."""
 INSERTED = 2
 """Words that another spelling may have beside the name's own."""
 
@@ -116,6 +118,8 @@ def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
         return False
     mine, theirs = list(own[1:-1]), list(other[1:-1])
     if any(word[0].islower() and _plain(word) not in SMALL for word in theirs) or len(theirs) > len(mine) + INSERTED:
+        return False
+    if {word for word in map(_plain, mine) if word in QUALIFIERS} != {word for word in map(_plain, theirs) if word in QUALIFIERS}:
         return False
     return _subsequence(mine, theirs) or _subsequence(theirs, mine)
 
