@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hybrid.lexicon import fill, plentiful
+from hybrid.model import LanguageModel, Prompt
 from hybrid.pocket import train
 from hybrid.pocket.export import export, reopen
 from hybrid.pocket.facts import popular_errors, split_facts
@@ -63,7 +65,6 @@ def test_training_resumes_to_the_bit(facts_table: Path, prose_file: Path, tmp_pa
     assert one.keys() == two.keys()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     export(whole, tmp_path / "model")
-    from hybrid.model import LanguageModel, Prompt
 
     model = LanguageModel(str(tmp_path / "model"))
     assert isinstance(model.complete(Prompt(query_text("What is the capital of Country1?")), 5), str)
@@ -73,6 +74,20 @@ def test_training_resumes_to_the_bit(facts_table: Path, prose_file: Path, tmp_pa
     assert all(torch.allclose(value, three[name], atol=0.02) for name, value in one.items() if name.startswith("model."))
     moved = train.make_model(TINY).state_dict()
     assert any(not torch.equal(one[f"model.{name}"], value) for name, value in moved.items() if f"model.{name}" in one)
+
+
+def test_a_model_is_widened_without_changing_what_it_says(facts_table: Path, prose_file: Path, tmp_path: Path) -> None:
+    train.run(facts_table, prose_file, tmp_path / "run", TINY, 2 * TINY.rows, threads=1)
+    export(tmp_path / "run", tmp_path / "narrow")
+    reopen(tmp_path / "narrow", tmp_path / "again", feed_forward=80)
+    export(tmp_path / "again", tmp_path / "wide")
+    ids = torch.arange(3, 40).reshape(1, -1)
+    narrow, wide = (LanguageModel(str(tmp_path / name), "cpu", "float32").model for name in ("narrow", "wide"))
+    assert wide.config.intermediate_size == 80
+    assert torch.allclose(narrow(ids).logits, wide(ids).logits, atol=1e-4)
+    train.run(facts_table, prose_file, tmp_path / "again", replace(TINY, feed_forward=80), 3 * TINY.rows, threads=1)
+    with pytest.raises(ValueError, match="80 neurons"):
+        reopen(tmp_path / "wide", tmp_path / "third", feed_forward=48)
 
 
 def test_workers_together_train_what_one_trains(facts_table: Path, prose_file: Path, tmp_path: Path) -> None:
