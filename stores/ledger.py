@@ -24,6 +24,8 @@ from stores.records import LISTS, Event, Fact, Identity, Status
 from stores.schema import migrations
 
 COLUMNS = "id, subject, relation, prompt, target_new, target_true, questions, aliases, source, author, namespace, valid_from, valid_to, created_at, status, revision, supersedes"
+NAMES = 2000
+"""Of a query are looked up at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,13 @@ class Ledger:
     def about(self, names: Sequence[str]) -> list[Fact]:
         """Active facts whose subject is one of these names, whatever the case."""
         return self._facts(f"status = 'active' AND subject COLLATE NOCASE IN ({','.join('?' * len(names))})", names) if names else []
+
+    def ending_in(self, targets: Sequence[str], relations: Sequence[str], limit: int) -> list[Fact]:
+        """Active facts with one of these targets and one of these relations, whatever the case; the first so many."""
+        some = list(dict.fromkeys(targets))[:NAMES]
+        said, told = (",".join("?" * len(each)) for each in (some, relations))
+        where = f"status = 'active' AND target_new COLLATE NOCASE IN ({said}) AND relation COLLATE NOCASE IN ({told})"
+        return self._facts(where, [*some, *relations], f"ORDER BY number LIMIT {int(limit)}") if some and relations else []
 
     def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
         """(row number, float32 bytes) of active facts, all or some."""
