@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands import behaviour, consolidation, editing, evaluation, generations, reader, schedule, scope, steer, training, vectors
+from hybrid.commands import behaviour, conflicts, consolidation, editing, evaluation, generations, reader, schedule, scope, steer, training, vectors
 from hybrid.commands.options import default_store, open_store, quiet, show, store_options
 from stores.errors import HybridError, NotFound
 
@@ -63,6 +63,8 @@ def _added(added: Added) -> dict[str, Any]:
         "statement": fact.statement,
         "outcome": added.outcome.value,
         "superseded": None if old is None else {"id": old.id, "target_new": old.target_new},
+        "contender": None if added.contender is None else conflicts.brief(added.contender),
+        **({"reason": added.reason} if added.reason else {}),
     }
 
 
@@ -70,10 +72,17 @@ def _tell(added: Added) -> None:
     fact = added.fact
     if added.outcome.value == "nothing":
         click.echo(f"Already known: {fact.statement}.  (nothing changed)")
+    elif added.outcome.value == "kept":
+        click.echo(f"Still in force: {fact.statement}.")
     else:
         click.echo(f"Stored: {fact.statement}.")
     click.echo(f"  subject   {fact.subject}\n  relation  {fact.relation}\n  prompt    {fact.prompt}\n  id        {fact.id}")
-    if added.superseded is not None:
+    if added.contender is not None:
+        from policies.conflict import told
+
+        mark = "contender" if added.superseded is None else "instead of"
+        click.echo(f"  {mark}  {added.contender.target_new}  ({told(added.contender)}; {added.contender.id}; see `hybrid conflicts`)")
+    elif added.superseded is not None:
         click.echo(f"  instead of  {added.superseded.target_new}  (kept in the history)")
 
 
@@ -93,6 +102,7 @@ def _tell(added: Added) -> None:
 @click.option("--valid-from", help="First moment at which it holds (ISO 8601).")
 @click.option("--valid-to", help="First moment at which it no longer holds.")
 @click.option("--ttl", help="How long it holds from now: 30m, 12h, 7d, 2w.")
+@conflicts.resolve_option
 @store_options
 def add_fact(memory: HybridMemory, cue: str, target: str, as_json: bool, ttl: str | None, **fields: Any) -> None:
     """Correct a fact.
@@ -127,13 +137,14 @@ def _after(ttl: str) -> str:
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 @click.option("--format", "name", default="hybrid", show_default=True, help="hybrid, counterfact, counterfact-flat, zsre, zsre-mend, knowedit or qaedit.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N records.")
+@conflicts.resolve_option
 @store_options
-def add_facts(memory: HybridMemory, file: Any, name: str, limit: int | None, as_json: bool) -> None:
+def add_facts(memory: HybridMemory, file: Any, name: str, limit: int | None, resolve: str | None, as_json: bool) -> None:
     """Correct many facts, from a file or - for standard input.
 
     JSON lines, a JSON list, CSV or TSV with a header. Records need `cue` and `target`, or `subject`, `prompt` and
     `target_new`. The whole file is checked before the first fact is stored; with --json each fact is printed once it is
-    stored for good.
+    stored for good. Records that are refused as contradictions are named at the end (exit code 4); the others are stored.
 
     \b
     Example:
@@ -148,13 +159,20 @@ def add_facts(memory: HybridMemory, file: Any, name: str, limit: int | None, as_
 
     checked = list(read(file, name, limit))
     outcomes: Counter[str] = Counter()
-    for added in tqdm(memory.add_facts(checked), total=len(checked), unit="fact", disable=None, file=sys.stderr):
+    refusals: list[tuple[int, str]] = []
+    every = tqdm(memory.add_facts(checked, resolve=resolve), total=len(checked), unit="fact", disable=None, file=sys.stderr)
+    for number, added in enumerate(every, start=1):
         outcomes[added.outcome.value] += 1
+        if added.reason:
+            refusals.append((number, added.reason))
         if as_json:
             show(_added(added))
             sys.stdout.flush()
     if not as_json:
         click.echo(f"{outcomes['add']} added, {outcomes['supersede']} superseded another value, {outcomes['nothing']} were there already.")
+        if outcomes["kept"]:
+            click.echo(f"{outcomes['kept']} lost against what is in force; `hybrid conflicts` shows them.")
+    conflicts.refused(refusals)
 
 
 @main.group("facts", invoke_without_command=True)
@@ -531,6 +549,7 @@ for command in (
     scope.feedback,
     scope.scope,
     reader.reader,
+    conflicts.conflicts,
     behaviour.add_rule,
     behaviour.rules_group,
     behaviour.suppress,

@@ -89,6 +89,9 @@ class Chat:
         if added.outcome.value == "nothing":
             self.say(f"Already known: {added.fact.statement}.")
             return
+        if added.outcome.value == "kept":
+            self.say(f"Another author or source is trusted more; still in force: {added.fact.statement}.")
+            return
         self.added.append(added.fact.id)
         instead = f"  (instead of {added.superseded.target_new})" if added.superseded else ""
         self.say(f"Stored: {added.fact.statement}.{instead}")

@@ -31,9 +31,7 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         if broken != "ok":
             raise HybridError(f"SQLite says: {broken}; restore {memory.ledger.path} from a backup")
         counts = memory.ledger.count()
-        return (
-            f"{memory.ledger.path}: {counts.get('active', 0)} facts in force, {counts.get('superseded', 0)} superseded, {counts.get('forgotten', 0)} forgotten"
-        )
+        return f"{memory.ledger.path}: {counts.get('active', 0)} facts in force, {counts.get('superseded', 0)} superseded, {counts.get('contender', 0)} contenders, {counts.get('forgotten', 0)} forgotten"
 
     def log() -> str:
         return f"{memory.ledger.verify()} events, the chain is whole"

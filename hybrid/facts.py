@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ulid import ULID
 
+from hybrid.conflicts import heir, policy_of
 from hybrid.request import Added, Request
-from policies.conflict import Outcome, decide, met
-from stores.errors import NotFound
+from policies.conflict import DECISIONS, Outcome, contradicts, known, met, same_party
+from stores.errors import BadRequest, Conflict, NotFound
 from stores.events import now
 from stores.ledger import Change, superseding
 from stores.records import Fact
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
 
 
-def write(memory: HybridMemory, requests: Sequence[Request]) -> list[Added]:
-    """Embed and store requests in one transaction; a repeated fact is confirmed, and nothing else changes."""
+def write(memory: HybridMemory, requests: Sequence[Request], resolve: str | None = None, *, refuse: bool = False) -> list[Added]:
+    """Embed and store requests in one transaction; a repeated fact is confirmed, and nothing else changes.
+
+    Args:
+        resolve: `replace` or `keep`, whatever the conflict policy says.
+        refuse: whether a conflict is an outcome of its request instead of an error that ends it all.
+    """
+    if resolve is not None and resolve not in DECISIONS:
+        raise BadRequest(f"a contradiction is resolved by {' or '.join(DECISIONS)}, not {resolve!r}")
     _ = memory.index  # checks the embedder before anything is computed
     prepared = [request.checked() for request in requests]
     vectors = memory.embedder.embed([request.statement for request in prepared])
@@ -28,16 +36,40 @@ def write(memory: HybridMemory, requests: Sequence[Request]) -> list[Added]:
     with memory.ledger.transaction():
         for request, vector in zip(prepared, vectors, strict=True):
             fact = request.to_fact(str(ULID()), memory.author, now())
-            current = met(fact, memory.ledger.in_force(fact.key))
-            outcome = decide(fact, current)
-            if current is not None and outcome is Outcome.NOTHING:
-                memory.stability.confirm(current.id, memory.author)
-                done.append(Added(current, outcome))
-                continue
-            fact = superseding(fact, current)
-            memory.ledger.write([Change(fact, vector.astype("<f4").tobytes(), current)], memory.author)
-            done.append(Added(fact, outcome, current))
+            try:
+                done.append(_settle(memory, fact, vector.astype("<f4").tobytes(), resolve))
+            except Conflict as conflict:
+                if not refuse:
+                    raise
+                done.append(Added(fact, Outcome.REFUSED, reason=str(conflict)))
     return done
+
+
+def _settle(memory: HybridMemory, fact: Fact, vector: bytes, resolve: str | None) -> Added:
+    """Let a new fact meet the one in force; the caller holds the transaction, and nothing is written before a `Conflict`."""
+    ledger, policy = memory.ledger, policy_of(memory)
+    current = met(fact, ledger.in_force(fact.key))
+    contenders = [each for each in ledger.history(current) if each.status == "contender" and each.overlaps(fact)] if current else []
+    outcome = policy.decide(fact, current, contenders, resolve)
+    already = known(fact, contenders) if outcome is Outcome.KEPT else None
+    for each in contenders:
+        if same_party(each, fact) and each is not already:
+            ledger.settle(each, memory.author)
+    if current is None:
+        ledger.write([Change(fact, vector)], memory.author)
+        return Added(fact, outcome)
+    if outcome is Outcome.NOTHING:
+        memory.stability.confirm(current.id, memory.author)
+        return Added(current, outcome)
+    fact, contested = superseding(fact, current), contradicts(fact, current)
+    why = resolve or policy.name if contested else None
+    if outcome is Outcome.KEPT:
+        lost = already or replace(fact, status="contender")
+        if already is None:
+            ledger.write([Change(lost, vector, why=why)], memory.author)
+        return Added(current, outcome, contender=lost)
+    ledger.write([Change(fact, vector, current, "contender" if contested else "superseded", why)], memory.author)
+    return Added(fact, outcome, current, contender=current if contested else None)
 
 
 def undo(memory: HybridMemory, fact_id: str) -> Fact | None:
@@ -45,10 +77,10 @@ def undo(memory: HybridMemory, fact_id: str) -> Fact | None:
     fact = memory.ledger.get(fact_id)
     if fact.status != "active":
         raise NotFound(f"fact {fact.id} is {fact.status}; only a fact in force can be undone")
-    if fact.supersedes is None:
+    before = heir(memory, fact)
+    if before is None:
         memory.forget(fact.id)
         return None
-    before = memory.ledger.get(fact.supersedes)
     memory.ledger.restore(before, fact, memory.embedder.embed([before.statement])[0].astype("<f4").tobytes(), memory.author)
     return replace(before, status="active")
 

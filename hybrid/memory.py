@@ -108,19 +108,20 @@ class HybridMemory:
 
     # -- facts ---------------------------------------------------------------------------------
 
-    def add_fact(self, cue: str, target: str, **fields: object) -> Added:
+    def add_fact(self, cue: str, target: str, *, resolve: str | None = None, **fields: object) -> Added:
         """Correct a fact, in one transaction; a repeated fact changes nothing. `fields`: see `hybrid.request.from_cue`.
 
         Raises:
             CueError: if the cue was not understood; nothing is stored.
+            Conflict: if it contradicts another source and the store's policy is to ask, which `resolve` answers (`replace`, `keep`).
         """
-        return facts.write(self, [from_cue(cue, target, **fields)])[0]  # type: ignore[arg-type]
+        return facts.write(self, [from_cue(cue, target, **fields)], resolve)[0]  # type: ignore[arg-type]
 
-    def add_facts(self, requests: Iterable[Request], *, batch: int = 256) -> Iterator[Added]:
-        """Add many, a transaction a batch; what has been yielded is stored for good."""
+    def add_facts(self, requests: Iterable[Request], *, batch: int = 256, resolve: str | None = None) -> Iterator[Added]:
+        """Add many, a transaction a batch; what has been yielded is stored for good, or is refused with the reason."""
         waiting = iter(requests)
         while group := list(islice(waiting, batch)):
-            yield from facts.write(self, group)
+            yield from facts.write(self, group, resolve, refuse=True)
 
     def forget(self, fact_id: str) -> list[str]:
         """Erase a fact with its history, wherever it is held; returns the tombstones' ids. See `hybrid.consolidation.removal.forget`."""

@@ -74,8 +74,13 @@ class Added:
     """What became of a fact: the fact in force, what happened, and the value that it superseded."""
 
     fact: Fact
+    """Of a refused one, the fact that was not stored."""
     outcome: Outcome
     superseded: Fact | None = None
+    contender: Fact | None = None
+    """The value of another party that lost, the one superseded or the new one."""
+    reason: str | None = None
+    """Why it was refused."""
 
 
 def from_cue(cue: str, target: str, *, subject: str | None = None, relation: str | None = None, questions: tuple[str, ...] = (), **fields: Any) -> Request:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid import mirror
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
 from hybrid.scope.evidence import Witness, last_sentence
@@ -61,27 +62,34 @@ class Router:
         started = time.perf_counter()
         if force in ("base", "weights"):
             return Decision(force, timings_ms={"route": _since(started)})
-        candidates, timings = self.candidates(query, quick=force is None)
+        candidates, timings = self.candidates(query, quick=force is None, mirrors=True)
         if force in READERS and not candidates:
             raise HybridError("the memory is empty, so there is no fact to answer with; add one with `hybrid add-fact`")
         governing = self.policy.govern(candidates, moment or now(), namespaces)
         if force in READERS and not governing:
             governing = list(candidates[:1])
+        governing = list({hit.fact.id: hit for hit in reversed(governing)}.values())[::-1]  # of a fact and its mirror, the better
         ids = [hit.fact.id for hit in governing]
-        chosen = force or choose(ids, self.in_weights(ids), self.reader)
+        chosen = force or choose(ids, self._in_weights(governing), self.reader)
         return Decision(chosen, tuple(governing), tuple(candidates), timings | {"route": _since(started)})
+
+    def _in_weights(self, governing: Sequence[Hit]) -> set[str]:
+        """Those that the weights hold; what they learned forwards they do not know backwards."""
+        mirrored = {hit.fact.id for hit in governing if self.ledger.get(hit.fact.id).subject != hit.fact.subject}
+        return self.in_weights([hit.fact.id for hit in governing]) - mirrored
 
     @property
     def reader(self) -> str:
         """The route of answers from memory, as the store says now."""
         return self.ledger.setting("reader") or READERS[0]
 
-    def candidates(self, query: str, *, quick: bool = False) -> tuple[list[Hit], dict[str, float]]:
+    def candidates(self, query: str, *, quick: bool = False, mirrors: bool = False) -> tuple[list[Hit], dict[str, float]]:
         """The facts nearest to the query by meaning or by name, scored, best first; and what each step took.
 
         Args:
             quick: do not read to the end what can not govern; the decision is the same (but for bounds that were exceeded, see
                 `hybrid.scope.stages`), the scores of facts that do not govern are estimates.
+            mirrors: facts read backwards, too, see `hybrid.mirror`.
         """
         started = time.perf_counter()
         self.index.refresh()
@@ -91,6 +99,8 @@ class Router:
         weights = self.weights() or self.witness.scorer.about["evidence"]
         worth = self._worth(weights) if quick else None
         facts = self.ledger.by_number(self.ledger.search_names(last, self.policy.candidates))
+        backwards = mirror.candidates(self.ledger, last, self.policy.candidates) if mirrors else []
+        facts |= {-number: fact for number, fact in enumerate(backwards, start=1)}
         readings = dict(zip(facts, self.witness.readings(query, list(facts.values())), strict=True))
         named = time.perf_counter()
         vectors = self._embed([query] if last == query.strip() else [query, last], self.witness.texts(list(readings.values())))
@@ -101,6 +111,9 @@ class Router:
                 similarity[number] = max(cosine, similarity.get(number, -1.0))
         for number, stored in self.ledger.vectors([n for n in facts if n not in similarity]):
             similarity[number] = float((vectors @ np.frombuffer(stored, dtype="<f4")).max())
+        if backwards:
+            cosines = vectors @ self.embedder.embed([fact.statement for fact in backwards]).T
+            similarity |= {-number: float(cosines[:, number - 1].max()) for number in range(1, len(backwards) + 1)}
         searched = time.perf_counter()
         near = self.ledger.by_number([n for n in similarity if n not in facts])
         readings |= dict(zip(near, self.witness.readings(query, list(near.values())), strict=True))
@@ -108,6 +121,9 @@ class Router:
         numbers = [n for n in facts if n in similarity]
         evidence = self.witness.weigh([readings[n] for n in numbers], [similarity[n] for n in numbers], worth)
         hits = [Hit(facts[n], similarity[n], probability(seen, weights), asdict(seen)) for n, seen in zip(numbers, evidence, strict=True)]
+        hits = [
+            hit for n, hit in zip(numbers, hits, strict=True) if n > 0 or hit.score < self.policy.threshold or mirror.asks_for(hit.fact, query, self.witness)
+        ]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {
             "embed": (embedded - named) * 1000,

@@ -20,19 +20,25 @@ from sqlite_utils import Database
 from stores import events
 from stores.errors import Conflict, Corrupt, Locked, NotFound
 from stores.names import search
-from stores.records import LISTS, Event, Fact, Identity
+from stores.records import LISTS, Event, Fact, Identity, Status
 from stores.schema import migrations
 
 COLUMNS = "id, subject, relation, prompt, target_new, target_true, questions, aliases, source, author, namespace, valid_from, valid_to, created_at, status, revision, supersedes"
+NAMES = 2000
+"""Of a query are looked up at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A fact to write, with its vector (float32 bytes) and the fact that it supersedes."""
+    """A fact to write, with its vector (float32 bytes) and the fact that it supersedes; a contender supersedes none."""
 
     fact: Fact
     vector: bytes
     superseded: Fact | None = None
+    left: Status = "superseded"
+    """What the superseded fact is now."""
+    why: str | None = None
+    """By which decision, for the log."""
 
 
 class Ledger:
@@ -141,6 +147,10 @@ class Ledger:
             line |= {each.id for each in under if each.supersedes in line} | {each.supersedes for each in under if each.id in line and each.supersedes}
         return [each for each in under if each.id in line]
 
+    def erased_with(self, fact: Fact) -> list[Fact]:
+        """What leaves when the fact is forgotten: its history, but of a contender only itself."""
+        return [fact] if fact.status == "contender" else self.history(fact)
+
     def by_number(self, numbers: Iterable[int]) -> dict[int, Fact]:
         """Active facts by row number."""
         numbers = list(numbers)
@@ -159,6 +169,13 @@ class Ledger:
     def about(self, names: Sequence[str]) -> list[Fact]:
         """Active facts whose subject is one of these names, whatever the case."""
         return self._facts(f"status = 'active' AND subject COLLATE NOCASE IN ({','.join('?' * len(names))})", names) if names else []
+
+    def ending_in(self, targets: Sequence[str], relations: Sequence[str], limit: int) -> list[Fact]:
+        """Active facts with one of these targets and one of these relations, whatever the case; the first so many."""
+        some = list(dict.fromkeys(targets))[:NAMES]
+        said, told = (",".join("?" * len(each)) for each in (some, relations))
+        where = f"status = 'active' AND target_new COLLATE NOCASE IN ({said}) AND relation COLLATE NOCASE IN ({told})"
+        return self._facts(where, [*some, *relations], f"ORDER BY number LIMIT {int(limit)}") if some and relations else []
 
     def vectors(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
         """(row number, float32 bytes) of active facts, all or some."""
@@ -199,22 +216,31 @@ class Ledger:
         for change in changes:
             fact, old = change.fact, change.superseded
             if old is not None:
-                self.db.execute("UPDATE facts SET status = 'superseded' WHERE id = ?", [old.id])
+                self.db.execute("UPDATE facts SET status = ? WHERE id = ?", [change.left, old.id])
                 self._unindex(old.id)
             salt = secrets.token_hex(16)
             row = fact.to_dict() | {name: json.dumps(getattr(fact, name), ensure_ascii=False) for name in LISTS} | {"key": fact.key, "salt": salt}
             names = ", ".join(row)
             number = self.db.execute(f"INSERT INTO facts ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
-            self._index(number, fact, change.vector)
-            detail = {"content": events.digest(fact, salt), "revision": fact.revision}
+            detail = {"content": events.digest(fact, salt), "revision": fact.revision} | ({"why": change.why} if change.why else {})
             if old is not None:
                 detail["superseded"] = old.id
-            events.append(self.db, actor or self.actor, "supersede" if old else "add", fact.id, detail)
+            if fact.status == "active":
+                self._index(number, fact, change.vector)
+                action = "supersede" if old else "add"
+            else:
+                detail["against"], action = fact.supersedes, "contend"
+            events.append(self.db, actor or self.actor, action, fact.id, detail)
+
+    def settle(self, fact: Fact, actor: str | None = None) -> None:
+        """A contender whose party says something else now is only history; the caller holds the transaction."""
+        self.db.execute("UPDATE facts SET status = 'superseded' WHERE id = ? AND status = 'contender'", [fact.id])
+        events.append(self.db, actor or self.actor, "settle", fact.id, {})
 
     def forget(self, fact: Fact, actor: str | None = None) -> list[str]:
         """Erase a fact with all its earlier revisions; returns their ids. What remains are tombstones."""
         with self.transaction():
-            gone = self.history(self.get(fact.id))
+            gone = self.erased_with(self.get(fact.id))
             for each in gone:
                 if each.status == "forgotten":
                     continue
@@ -230,11 +256,11 @@ class Ledger:
         self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the erased pages must not survive in the log file
         return [each.id for each in gone]
 
-    def restore(self, fact: Fact, instead_of: Fact, vector: bytes, actor: str | None = None) -> None:
-        """Undo a supersession: `instead_of` is forgotten as a revision and `fact` is in force again."""
+    def restore(self, fact: Fact, instead_of: Fact, vector: bytes, actor: str | None = None, *, left: Status = "superseded") -> None:
+        """Undo a supersession, or decide for a contender: `instead_of` is a mere revision, or what `left` says, and `fact` is in force."""
         with self.transaction():
             self._unindex(instead_of.id)
-            self.db.execute("UPDATE facts SET status = 'superseded' WHERE id = ?", [instead_of.id])
+            self.db.execute("UPDATE facts SET status = ? WHERE id = ?", [left, instead_of.id])
             self.db.execute("UPDATE facts SET status = 'active' WHERE id = ?", [fact.id])
             number = self.db.execute("SELECT number FROM facts WHERE id = ?", [fact.id]).fetchone()[0]
             self._index(number, fact, vector)
@@ -292,10 +318,12 @@ class Ledger:
         row = self.db.execute("SELECT value FROM settings WHERE name = ?", [name]).fetchone()
         return row[0] if row else None
 
-    def set(self, name: str, value: str) -> None:
-        """Remember a setting."""
+    def set(self, name: str, value: str, *, logged: bool = False) -> None:
+        """Remember a setting; `logged` if it decides what is in force."""
         with self.transaction():
             self.db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", [name, value])
+            if logged:
+                events.append(self.db, self.actor, "set", None, {name: value})
 
 
 def _fact(row: Sequence[Any]) -> Fact:

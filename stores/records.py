@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from stores.errors import FormatError
 
-Status = Literal["active", "superseded", "forgotten"]
+Status = Literal["active", "superseded", "contender", "forgotten"]
+"""A contender contradicts the fact in force, and lost against it; see `policies.conflict`."""
 LISTS = ("questions", "aliases")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.conflict import Outcome, decide
+from policies.conflict import NEWEST, Outcome
 from policies.scope import ScopePolicy
 from stores.records import Hit
 from tests.test_ledger import fact
@@ -15,6 +15,7 @@ NOW = "2026-06-01T00:00:00+00:00"
 
 
 def test_conflict() -> None:
+    decide = NEWEST.decide
     assert decide(fact(1), None) is Outcome.ADD
     assert decide(fact(1, id="another"), fact(1)) is Outcome.NOTHING
     assert decide(fact(1, target_new="x"), fact(1)) is Outcome.SUPERSEDE

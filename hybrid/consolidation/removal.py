@@ -47,7 +47,7 @@ def forget(memory: HybridMemory, fact: Fact) -> Forgotten:
         Locked: if another process works on the weights for longer than a minute; nothing has changed then.
         Corrupt, HybridError: if the weights cannot be solved again; the fact is still there then.
     """
-    ids = [each.id for each in memory.ledger.history(fact)]
+    ids = [each.id for each in memory.ledger.erased_with(fact)]
     held = memory.generations.holding(ids)
     made: Result | None = None
     exports = memory.generations.exports(held)
