@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import platform
 import random
+import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,7 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
             "in_weights": len(memory.generations.in_live()), "memory_on": round(sum(says(a.text, c.fact) for a, c in zip(asked, so_far, strict=True)) / len(asked), 4),
             "routes": {route: sum(a.route == route for a in asked) for route in sorted({a.route for a in asked})},
             "weights_hash": memory.generations.live() and memory.generations.manifest(memory.generations.live()).weights_hash,
-            "rounds": len(done.rounds), "left_out": sorted(done.dropped.values()), "broken": done.broken, "seconds": round(seconds, 2), "steps": done.seconds,
+            "rounds": len(done.rounds), "left_out": reasons(done.dropped.values()), "broken": len(done.broken), "seconds": round(seconds, 2), "steps": done.seconds,
         }  # fmt: skip
         rows.append(row)
         click.echo(json.dumps(row), err=True)
@@ -184,6 +186,11 @@ def at_once(cases: Sequence[Case], name: str, folder: Path, limits: Limits, othe
         live = memory.generations.live()
         after = memory.generations.manifest(live).weights_hash if live else None
         return found | {"one_more_in_weights": with_it, "hash_back_after_forgetting": before == after}
+
+
+def reasons(dropped: Iterable[str]) -> dict[str, int]:
+    """How often each reason, without the sentences that it quotes and its figures: those are the file's."""
+    return dict(Counter(re.sub(r"-?\+?\d[\d.]*%?", "N", re.sub(r"(, such as | )(['\"]).*\2", "", each)) for each in dropped).most_common())
 
 
 def split(cases: Sequence[Case], batches: int) -> list[list[Case]]:

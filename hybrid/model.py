@@ -103,7 +103,7 @@ class LanguageModel:
         _ = self.identity
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            dtype: Any = torch.float32 if self.name == POCKET else getattr(torch, self.dtype) if self.dtype else "auto"
+            dtype: Any = getattr(torch, self.dtype) if self.dtype else torch.float32 if self.name == POCKET else "auto"
             with quiet():
                 loaded = getattr(transformers, self.auto).from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:

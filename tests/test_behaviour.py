@@ -67,7 +67,12 @@ def test_rules_obeyed_inside_and_nothing_changes_outside(memory: HybridMemory) -
 
 
 def test_a_suppressed_subject_is_not_stated(memory: HybridMemory) -> None:
-    queries = ("What is the capital of France?", "Which language do people speak in france?", "What is the capital of Austria?", "What is the capital of Hungary?")
+    queries = (
+        "What is the capital of France?",
+        "Which language do people speak in france?",
+        "What is the capital of Austria?",
+        "What is the capital of Hungary?",
+    )
     before = [memory.ask(query).text for query in queries]
     named = next(query for query in ("Paris is the capital of", "Which country has Paris as its capital?", "Sydney is a city in") if memory.ask(query).text)
     answer = memory.ask(named).text
