@@ -6,8 +6,8 @@ as context managers, and nothing here leaves one behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,11 +239,13 @@ def captured(modules: dict[str, Any], inputs: bool = False) -> Iterator[dict[str
 
 
 @contextmanager
-def changed_output(module: Any, change: Any) -> Iterator[None]:
-    """Pass a module's output hidden states through a function while the context lasts."""
+def _replaced(module: Any, change: Callable[[tuple[Any, ...], Tensor], Tensor | None]) -> Iterator[None]:
+    """Pass a module's positional arguments and output hidden states through a function; None leaves the output as it is, to the bit."""
 
-    def replace(_: Any, __: Any, output: Any) -> Any:
-        hidden = change(hidden_of(output))
+    def replace(_: Any, args: tuple[Any, ...], output: Any) -> Any:
+        hidden = change(args, hidden_of(output))
+        if hidden is None:
+            return output
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     handle = module.register_forward_hook(replace)
@@ -251,6 +253,16 @@ def changed_output(module: Any, change: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def hooked(module: Any, change: Callable[[Tensor, Tensor], Tensor | None]) -> AbstractContextManager[None]:
+    """Pass a module's input and output hidden states through a function while the context lasts; None leaves the output as it is, to the bit."""
+    return _replaced(module, lambda args, hidden: change(args[0], hidden))
+
+
+def changed_output(module: Any, change: Any) -> AbstractContextManager[None]:
+    """Pass a module's output hidden states through a function while the context lasts."""
+    return _replaced(module, lambda _, hidden: change(hidden))
 
 
 @contextmanager

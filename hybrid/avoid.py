@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 
 from hybrid.model import LanguageModel, Prompt, Scorer, _choose, _end_tokens, _natural_stop
-from stores.errors import HybridError
 
 RETRIES = 64
 """Tokens that may be taken back before the answer is given up."""
@@ -59,13 +58,7 @@ def complete(model: LanguageModel, prompt: Prompt, forbidden: Sequence[str], max
     Raises:
         HybridError: if the prompt leaves no room in the model's context.
     """
-    ids = model.encode(prompt)
-    room = min(max_new_tokens, model.context - len(ids))
-    if room < 1:
-        raise HybridError(f"the prompt has {len(ids)} tokens and {model.name} reads {model.context}; ask something shorter")
-    prompts = [ids]
-    if prompt.without is not None and prompt.contrast > 0:
-        prompts.append(model.encode(Prompt(prompt.without, prompt.chat)))
+    prompts, room = model.inputs(prompt, max_new_tokens)
     ends, new, tries = _end_tokens(model.model, model.tokenizer), list[int](), 0
     banned: dict[tuple[int, ...], list[int]] = defaultdict(list)
     """By what was said before."""

@@ -144,6 +144,20 @@ class LanguageModel:
         """Next-token scores behind a prompt."""
         return Scorer(self.model, ids)
 
+    def inputs(self, prompt: Prompt, max_new_tokens: int) -> tuple[list[list[int]], int]:
+        """Token ids of a prompt, and of the one without facts if it is weighed against that; and how many tokens there is room for.
+
+        Raises:
+            HybridError: if the prompt leaves no room in the model's context.
+        """
+        inputs = [self.encode(prompt)]
+        room = min(max_new_tokens, self.context - len(inputs[0]))
+        if room < 1:
+            raise HybridError(f"the prompt has {len(inputs[0])} tokens and {self.name} reads {self.context}; ask something shorter")
+        if prompt.without is not None and prompt.contrast > 0:
+            inputs.append(self.encode(Prompt(prompt.without, prompt.chat)))
+        return inputs, room
+
     @torch.inference_mode()
     def stream(self, prompt: Prompt, max_new_tokens: int = 48) -> Iterator[str]:
         """Greedy text, piece by piece, to a natural stop: the end token, a line's end, or (plain text) a sentence's end.
@@ -151,14 +165,9 @@ class LanguageModel:
         Raises:
             HybridError: if the prompt leaves no room in the model's context.
         """
-        ids = self.encode(prompt)
-        room = min(max_new_tokens, self.context - len(ids))
-        if room < 1:
-            raise HybridError(f"the prompt has {len(ids)} tokens and {self.name} reads {self.context}; ask something shorter")
+        inputs, room = self.inputs(prompt, max_new_tokens)
         ends = _end_tokens(self.model, self.tokenizer)
-        scorers = [self.scorer(ids)]
-        if prompt.without is not None and prompt.contrast > 0:
-            scorers.append(self.scorer(self.encode(Prompt(prompt.without, prompt.chat))))
+        scorers = [self.scorer(ids) for ids in inputs]
         said = ""
         new: list[int] = []
         for _ in range(room):

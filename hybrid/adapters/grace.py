@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hybrid.adapters.base import AdapterMethod, Fitted, Lesson, batches, state_losses, states, tensor
 from hybrid.adapters.codebook import Codebook, nearest
-from hybrid.adapters.prompts import Prompts, hooked
-from hybrid.architecture import Architecture, captured
+from hybrid.adapters.prompts import Prompts
+from hybrid.architecture import Architecture, captured, hooked
 from hybrid.editors.rows import run
 from stores.adapters import Adapter
 from stores.records import Fact

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hybrid.adapters.base import AdapterMethod, Fitted, Lesson, batches, states, tensor
 from hybrid.adapters.codebook import Codebook, nearest
-from hybrid.adapters.prompts import Prompts, before, hooked
-from hybrid.architecture import Architecture
+from hybrid.adapters.prompts import Prompts, before
+from hybrid.architecture import Architecture, hooked
 from hybrid.editors.fine_tune import target_losses
 from stores.adapters import Adapter
 from stores.records import Fact

@@ -15,8 +15,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from hybrid.architecture import hidden_of
-
 _GIVEN: ContextVar[Tensor | None] = ContextVar("prompt_ends", default=None)
 
 
@@ -76,23 +74,6 @@ def _ends(tokens: Tensor, mask: Tensor | None) -> Tensor:
         return torch.full((rows,), length - 1, device=tokens.device)
     places = torch.arange(length, device=tokens.device)
     return (mask[:, -length:].to(tokens.device).bool() * places).amax(1)
-
-
-@contextmanager
-def hooked(module: Any, change: Callable[[Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """Pass a module's input and output hidden states through a function; None leaves the output as it is, to the bit."""
-
-    def replace(_: Any, args: Any, output: Any) -> Any:
-        hidden = change(args[0], hidden_of(output))
-        if hidden is None:
-            return output
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    handle = module.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

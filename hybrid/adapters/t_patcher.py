@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hybrid.adapters.base import AdapterMethod, Fitted, Lesson, states, tensor
-from hybrid.adapters.prompts import hooked
 from hybrid.adapters.unrelated import texts
-from hybrid.architecture import Architecture, captured
+from hybrid.architecture import Architecture, captured, hooked
 from stores.adapters import Adapter
 from stores.errors import UnsupportedModel
 from stores.records import Fact

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hybrid.adapters.base import AdapterMethod, Fitted, Lesson, batches, states, tensor
-from hybrid.adapters.prompts import Prompts, hooked
+from hybrid.adapters.prompts import Prompts
 from hybrid.adapters.unrelated import texts
-from hybrid.architecture import Architecture
+from hybrid.architecture import Architecture, hooked
 from hybrid.editors.fine_tune import target_losses
 from stores.adapters import Adapter
 from stores.errors import Conflict

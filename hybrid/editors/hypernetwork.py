@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,9 +29,10 @@ Sides = Mapping[str, tuple[Tensor, Tensor]]
 """By weight name: u (rows, length, d_in) and delta (rows, length, d_out) of a gradient, or right and left of a change."""
 
 
-class Hypernetwork(nn.Module):
+class Hypernetwork(nn.Module, ABC):
     """A network that makes a change of each matrix from the factors of its gradient."""
 
+    @abstractmethod
     def changes(self, model: LanguageModel, factors: Sides, conditions: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """Each row's changes.
 
@@ -40,14 +42,13 @@ class Hypernetwork(nn.Module):
         Returns:
             right (rows, tokens, d_in) and left (rows, tokens, d_out): row r changes the matrix by left[r]^T right[r].
         """
-        raise NotImplementedError
 
     def normalise(self, samples: Sequence[Sides]) -> None:
         """Called once, before training, with factors of training edits."""
 
+    @abstractmethod
     def objective(self, edit: Tensor, drift: Tensor, weight: float) -> Tensor:
         """The loss from the mean loss of edits in other words, and the mean divergence of what must stay."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
