@@ -98,4 +98,4 @@ def choose_reader(memory: HybridMemory, reader: str | None = None, model: str | 
         memory.__dict__.pop("answerer", None)
     if reader is not None:
         ledger.set("reader", reader)
-    return memory.ledger.setting("reader") or READERS[0], ledger.setting("counterfactual") or SHIPPED
+    return memory.router.reader, ledger.setting("counterfactual") or SHIPPED

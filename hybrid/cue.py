@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hybrid.lexicon import SUBJECT, Relation, fill, named, relations
+from hybrid.scope.nouns import asked
 from stores.errors import CueError
 
 
@@ -173,6 +174,9 @@ def _from_template(template: str, subject: str, relation: str | None) -> Underst
         return Understood(subject, told.name if told else relation, template)
     if known is not None and known.subject.casefold() == subject.casefold():
         return Understood(subject, known.relation, template, known.questions)
+    noun = asked(fill(template, "it"), "it")  # "The name of the spouse of {} is"
+    if noun is not None and noun.alone and (found := named().get(noun.phrase)) is not None:
+        return Understood(subject, found.name, template)
     words = template.replace(SUBJECT, " ").casefold()
     return Understood(subject, " ".join(re.findall(r"\w+", words)) or "is", template)
 

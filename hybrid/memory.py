@@ -32,6 +32,7 @@ from hybrid.request import Added, Request, from_cue
 from hybrid.router import Router
 from hybrid.scope.adapt import own_scorer, own_weights
 from hybrid.scope.evidence import Witness
+from policies.routing import preferred
 from policies.scope import ScopePolicy
 from stores.deltas import Delta
 from stores.events import now
@@ -90,7 +91,16 @@ class HybridMemory:
     def router(self) -> Router:
         """Decides which facts govern a query."""
         witness = Witness(own_scorer(self), self.embedder)
-        return Router(self.ledger, self.index, self.embedder, witness, self.scope, self.generations.in_weights, lambda: own_weights(self))
+        return Router(
+            self.ledger,
+            self.index,
+            self.embedder,
+            witness,
+            self.scope,
+            self.generations.in_weights,
+            lambda: own_weights(self),
+            preferred(self.model.name != POCKET),
+        )
 
     @cached_property
     def chains(self) -> Chains:

@@ -40,11 +40,14 @@ class Router:
         policy: ScopePolicy | None = None,
         in_weights: Callable[[list[str]], set[str]] = lambda _: set(),
         weights: Callable[[], Mapping[str, float] | None] = lambda: None,
+        preferred: str = READERS[0],
     ):
         self.ledger, self.index, self.embedder, self.witness, self.in_weights = ledger, index, embedder, witness, in_weights
         self.policy = policy or ScopePolicy()
         self.weights = weights
         """The store's own weights of the evidence; None where it has none."""
+        self.preferred = preferred
+        """Who reads facts where the store does not say."""
 
     def route(self, query: str, *, force: str | None = None, namespaces: Sequence[str] | None = None, moment: str | None = None) -> Decision:
         """Choose a route for a query.
@@ -81,7 +84,7 @@ class Router:
     @property
     def reader(self) -> str:
         """The route of answers from memory, as the store says now."""
-        return self.ledger.setting("reader") or READERS[0]
+        return self.ledger.setting("reader") or self.preferred
 
     def candidates(self, query: str, *, quick: bool = False, mirrors: bool = False) -> tuple[list[Hit], dict[str, float]]:
         """The facts nearest to the query by meaning or by name, scored, best first; and what each step took.
@@ -98,12 +101,13 @@ class Router:
         last = last_sentence(query)
         weights = self.weights() or self.witness.scorer.about["evidence"]
         worth = self._worth(weights) if quick else None
-        facts = self.ledger.by_number(self.ledger.search_names(last, self.policy.candidates))
+        views = [query] if last == query.strip() else [query, last]
+        facts = self.ledger.by_number({number for view in views for number in self.ledger.search_names(view, self.policy.candidates)})
         backwards = mirror.candidates(self.ledger, last, self.policy.candidates) if mirrors else []
         facts |= {-number: fact for number, fact in enumerate(backwards, start=1)}
         readings = dict(zip(facts, self.witness.readings(query, list(facts.values())), strict=True))
         named = time.perf_counter()
-        vectors = self._embed([query] if last == query.strip() else [query, last], self.witness.texts(list(readings.values())))
+        vectors = self._embed(views, self.witness.texts(list(readings.values())))
         embedded = time.perf_counter()
         similarity: dict[int, float] = {}
         for found in self.index.search(vectors, self.policy.candidates):

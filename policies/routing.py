@@ -13,3 +13,8 @@ def route(governing: Collection[str], in_weights: Collection[str], reader: str =
     if not governing:
         return "base"
     return "weights" if set(governing) <= set(in_weights) else reader
+
+
+def preferred(reads: bool) -> str:
+    """The reader of a store that names none: the language model where it is one that `reads` what stands in its context reliably."""
+    return READERS[0] if reads else READERS[1]

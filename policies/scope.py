@@ -54,9 +54,13 @@ class Evidence:
     """How much nearer (cosine) the wording is to the fact's relation than to any other that the lexicon knows; 0 if it does not know the fact's."""
     strange: float
     """The same for a relation that the lexicon does not know, whose only wording is the fact's own."""
+    noun: float = 0.0
+    """1 if the query names what the fact tells ("the mother of"), -1 if it names something else."""
+    excluded: float = 0.0
+    """1 if the query rules the fact's value out ("other than Oslo")."""
 
 
 def probability(evidence: Evidence, weights: Mapping[str, float]) -> float:
-    """The calibrated probability that the fact governs: logistic in the evidence; `weights` has one a name, and `bias`."""
-    x = weights["bias"] + sum(weights[name] * value for name, value in asdict(evidence).items())
+    """The calibrated probability that the fact governs: logistic in the evidence; `weights` has `bias`, and one a name that counts."""
+    x = weights["bias"] + sum(weights.get(name, 0.0) * value for name, value in asdict(evidence).items())
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))

@@ -32,7 +32,7 @@ def test_the_main_job(store: Path) -> None:
         "Which city is Australia's capital?",
     ):
         answer = json.loads(run("ask", query, "--json", store=store).stdout)
-        assert (answer["answer"], answer["route"]) == ("Canberra", "ike"), query
+        assert (answer["answer"], answer["route"]) == ("Canberra", "counterfactual"), query
         assert answer["facts"][0]["id"] == done["id"]
     for query in silent:
         answer = json.loads(run("ask", query, "--json", store=store).stdout)
@@ -98,7 +98,7 @@ def test_chat(store: Path) -> None:
     script = "/help\n/add Freedonia capital = Sylvan\nWhat is the capital of Freedonia?\n/why\n/facts\n/undo\n/facts\n/nonsense\n/route base\n/exit\n"
     done = run("chat", store=store, given=script)
     assert done.exit_code == 0, done.stderr
-    assert "Sylvan   [ike]" in done.stdout and "governs" in done.stdout
+    assert "Sylvan   [counterfactual]" in done.stdout and "governs" in done.stdout
     assert "there is no command /nonsense" in done.stderr
     assert run("facts", "list", store=store).stdout == ""
 

@@ -246,7 +246,8 @@ def test_commands(store: Path) -> None:
         return CliRunner().invoke(main, [*words, "--store", str(store)])
 
     ran("add-fact", "Australia capital", "Canberra")
-    assert json.loads(ran("reader", "--json").stdout) == {"reader": "ike", "counterfactual_model": "shipped"}  # type: ignore[attr-defined]
+    assert json.loads(ran("reader", "--json").stdout) == {"reader": "counterfactual", "counterfactual_model": "shipped"}, "pocket does not read for itself"  # type: ignore[attr-defined]
+    assert ran("reader", "ike").stdout == "Answers from memory: ike\n"  # type: ignore[attr-defined]
     assert "counterfactual, with the model shipped" in ran("reader", "counterfactual").stdout  # type: ignore[attr-defined]
     answer = ran("ask", "Which city is Australia's capital?", "--explain")
     assert answer.stdout == "Canberra\n" and "route: counterfactual by shipped (" in answer.stderr  # type: ignore[attr-defined]

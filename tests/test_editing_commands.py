@@ -15,6 +15,10 @@ from click.testing import CliRunner, Result
 
 from cli import main
 from hybrid.editors import ADAPTERS, EDITORS
+from hybrid.editors.memit import Memit
+from hybrid.editors.published import configured
+from hybrid.editors.rome import Rome
+from hybrid.model import LanguageModel
 from tests.conftest import save_causal
 
 FACTS = [
@@ -491,11 +495,17 @@ def test_locate_chooses_layers_to_paste(edited: Path, facts: Path) -> None:
     found = json.loads(ran("locate", facts, "--model", edited, "--json"))
     assert (found["known"], found["asked"], len(found["effect"])) == (2, 2, 3)
     plain = ran("locate", facts, "--model", edited)
-    assert f"2 of 2 facts are known. Use: --set layers={','.join(map(str, found['layers']))}\n" in plain
+    assert f"2 of 2 facts are known. Remembered for this model; elsewhere: --set layers={','.join(map(str, found['layers']))}\n" in plain
     marked = [int(line.split()[1]) for line in plain.splitlines() if line.endswith("<")]
     assert marked == found["layers"] and plain.count("layer ") == 3
     one = json.loads(ran("locate", "-", "--model", edited, "--limit", "1", "--count", "1", "--json", given=facts.read_text(encoding="utf-8")))
     assert one["asked"] == 1 and len(one["layers"]) == 1
+    model = LanguageModel(str(edited))
+    assert configured(Memit, "memit", model, {}).layers == tuple(one["layers"]) != ()
+    assert configured(Rome, "rome", model, {"layers": (0,)}).layers == (0,)
+    ran("locate", facts, "--model", edited, "--count", "2")
+    several = configured(Memit, "memit", model, {}).layers
+    assert len(several) > 1 and configured(Rome, "rome", model, {}).layers == several[-1:]
 
 
 def test_locate_needs_facts_that_the_model_knows(base: Path, edited: Path, facts: Path) -> None:

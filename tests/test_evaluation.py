@@ -97,7 +97,7 @@ def test_hybrid_on_pocket(results: dict[str, Path]) -> None:
     assert hybrid["timings"]["ms_per_query"] > 0 and hybrid["timings"]["seconds"] > 0 and hybrid["timings"]["unedited_seconds"] > 0
     rows = [json.loads(line) for line in (results["hybrid"].parent / "hybrid" / "records.jsonl").read_text(encoding="utf-8").splitlines()]
     for probe in (probe for row in rows for probe in row["probes"]):
-        assert probe["route"] == "ike" or probe["same"], "an unrouted query is answered as without memory"
+        assert probe["route"] == "counterfactual" or probe["same"], "an unrouted query is answered as without memory"
 
 
 def test_rag_reads_facts_always(results: dict[str, Path]) -> None:

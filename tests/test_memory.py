@@ -85,7 +85,7 @@ def test_another_embedder_is_refused_until_reindexed(causal_folder: Path, embedd
         assert other.index.dimension == 24
     with HybridMemory(store) as memory:
         assert memory.embedder.name == str(embedder_folder), "the store remembers its embedder"
-        assert memory.route("What is the capital of Freedonia?").route == "ike"
+        assert memory.route("What is the capital of Freedonia?").route == memory.router.reader
         assert memory.ledger.verify() == memory.ledger.revision()
 
 

@@ -44,7 +44,7 @@ def test_pocket_answers_from_the_other_end(memory: HybridMemory) -> None:
     stored = memory.add_fact("Australia capital", "Canberra").fact
     for query in ("Canberra is the capital of", "Canberra is the capital of which country?", "Of which country is Canberra the capital?"):
         answer = memory.ask(query)
-        assert (answer.text, answer.route) == ("Australia", "ike"), query
+        assert (answer.text, answer.route) == ("Australia", "counterfactual"), query
         assert [(hit.fact.id, hit.fact.statement) for hit in answer.facts] == [(stored.id, "Canberra is the capital of Australia")]
     assert memory.ask("What is the capital of Australia?").text == "Canberra"
     for query, text in before.items():
@@ -57,7 +57,7 @@ def test_weights_know_it_forwards_only(memory: HybridMemory, monkeypatch: pytest
     memory.add_fact("Norvania capital", "Ostmark")
     monkeypatch.setattr(memory.router, "in_weights", set)
     assert memory.router.route("What is the capital of Norvania?").route == "weights"
-    assert memory.router.route("Ostmark is the capital of").route == "ike"
+    assert memory.router.route("Ostmark is the capital of").route == memory.router.reader
 
 
 def test_what_is_told_and_what_is_over_counts(memory: HybridMemory) -> None:

@@ -367,18 +367,22 @@ def trace(model: LanguageModel, prompt: str, subject: str, out: Path | None, sam
 def locate(model: LanguageModel, file: Any, form: str, count: int, limit: int, as_json: bool) -> None:
     """Choose the layers to edit, from a FILE of facts that the model knows.
 
+    They are remembered: rome, memit, alphaedit and emmet take them for this model from then on, unless a paper has settings for it, or --set says otherwise.
+
     \b
     Example:
       hybrid locate known-facts.jsonl --model ./my-model
     """
+    from hybrid.editors.published import remember_located
     from hybrid.tracing import locate as run
 
     found = run(model, read_requests(file, form, limit), count=count)
+    remember_located(model, found.layers)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
         return
     peak = max([*found.effect, 1e-9])
     for layer, effect in enumerate(found.effect):
         click.echo(f"layer {layer:>3}  {effect:+.3f}  {'#' * round(40 * max(0.0, effect) / peak)}{'  <' if layer in found.layers else ''}")
-    click.echo(f"{found.known} of {found.asked} facts are known. Use: --set layers={','.join(map(str, found.layers))}")
+    click.echo(f"{found.known} of {found.asked} facts are known. Remembered for this model; elsewhere: --set layers={','.join(map(str, found.layers))}")
     sys.stdout.flush()

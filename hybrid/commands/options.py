@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
 
 
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def seconds(text: str, option: str) -> int:
+    """A length of time: 30m, 12h, 7d, 2w."""
+    number, unit = text.strip()[:-1], UNITS.get(text.strip()[-1:])
+    if unit is None or not number.isdecimal() or not int(number):
+        raise click.BadParameter(f"{text!r}; write a number and s, m, h, d or w, such as 7d", param_hint=option)
+    return int(number) * unit
+
+
 def default_store() -> Path:
     """`HYBRID_HOME`, or the user's data folder."""
     from platformdirs import user_data_path

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hybrid.lexicon import Relation
 from hybrid.pocket.corpus import Corpus, Document
 from hybrid.pocket.facts import Triple
-from hybrid.pocket.names import invent
+from hybrid.pocket.names import invent, odd
 from hybrid.prompts import query_text, told
 
 BEFORE = ("Tell me:", "Please tell me:", "Quick question:", "Do you know?", "I was wondering:", "By the way,", "One more thing:")
@@ -23,6 +23,8 @@ class Reading(Corpus):
 
     def _document(self, rng: random.Random, several: bool) -> Document:
         asked = self._new_triple(rng)
+        if rng.random() < 0.25:
+            asked = asked._replace(subject=odd(rng))
         others = [self.unrelated(rng, asked) for _ in range(rng.choice([0] * 10 + [1] * 6 + [2] * 4))]
         facts = [*others, asked]  # the best one last, as the answerer puts it
         if others and rng.random() < 0.5:
@@ -38,7 +40,7 @@ class Reading(Corpus):
         inverse = self.lexicon.get(relation.inverse or "")
         if inverse is not None and len(facts) == 1 and rng.random() < 0.3:
             query, answer = self.question(rng, Triple(inverse.id, fact.target, fact.subject))
-        elif rng.random() < 0.06:
+        elif rng.random() < 0.12:
             query, answer = self._curt(rng, relation, fact.subject), fact.target
         else:
             subject = self._called(rng, fact.subject) if len({each.subject for each in facts}) == 1 and rng.random() < 0.15 else fact.subject
@@ -60,7 +62,15 @@ class Reading(Corpus):
         """A query in the fewest words, or a request."""
         name = rng.choice(relation.names)
         return rng.choice(
-            [f"{subject} {name}", f"{subject} {name}?", f"Name the {name} of {subject}.", f"Tell me the {name} of {subject}.", f"{subject}'s {name}:"]
+            [
+                f"{subject} {name}",
+                f"{subject} {name}?",
+                f"The name of the {name} of {subject} is",
+                f"The {name} of {subject} is",
+                f"Name the {name} of {subject}.",
+                f"Tell me the {name} of {subject}.",
+                f"{subject}'s {name}:",
+            ]
         )
 
     def _called(self, rng: random.Random, subject: str) -> str:
@@ -71,12 +81,14 @@ class Reading(Corpus):
         return invent("person" if rng.random() < 0.5 else "work", rng)
 
     def _target(self, rng: random.Random, relation: Relation, avoid: str) -> str:
-        """As pocket's, and now and then a long one of any words, or one of another kind."""
+        """As pocket's, or one of any shape, a few words of prose, or one of another kind."""
         form = rng.random()
-        if form < 0.08:
+        if form < 0.3:
+            return odd(rng)
+        if form < 0.38:
             words = rng.choice(self.sentences).rstrip(".?!;:, ").split()
             start = rng.randrange(max(1, len(words) - 3))
             return " ".join(words[start : start + rng.randint(2, 9)]).strip(".,;:?!\"'()") or super()._target(rng, relation, avoid)
-        if form < 0.16:
+        if form < 0.44:
             return invent(rng.choice(["date", "number", "text", "work", "organization", "product", "concept", "language"]), rng)
         return super()._target(rng, relation, avoid)

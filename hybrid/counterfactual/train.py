@@ -16,8 +16,10 @@ import click
 from safetensors.torch import load_file, save_file
 
 from hybrid.counterfactual.corpus import Reading
+from hybrid.counterfactual.model import MANIFEST
 from hybrid.model import POCKET_FOLDER
 from hybrid.pocket.train import Feeder, Settings, run
+from stores.errors import NotFound
 
 DOCUMENTS = 60_000
 
@@ -36,7 +38,10 @@ def begin(start: Path, out: Path, settings: Settings) -> Settings:
     """
     if (out / "settings.json").exists():
         return Settings(**json.loads((out / "settings.json").read_text(encoding="utf-8")))
-    about = json.loads((start / "pocket.json").read_text(encoding="utf-8"))
+    manifest = next((path for path in (start / "pocket.json", start / MANIFEST) if path.exists()), None)
+    if manifest is None:
+        raise NotFound(f"{start} is no exported model: it has neither pocket.json nor {MANIFEST}")
+    about = json.loads(manifest.read_text(encoding="utf-8"))
     sizes = {name: about["settings"][name] for name in ("facts", "vocabulary", "width", "feed_forward", "layers", "heads")}
     settings = replace(settings, **sizes)
     out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +57,9 @@ def begin(start: Path, out: Path, settings: Settings) -> Settings:
 @click.option("--facts", type=click.Path(exists=True, path_type=Path), required=True, help="Tab-separated triples.")
 @click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Plain prose.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumed if it exists.")
-@click.option("--start", type=click.Path(exists=True, path_type=Path), default=POCKET_FOLDER, help="Folder of the model to start from; pocket unless given.")
+@click.option(
+    "--start", type=click.Path(exists=True, path_type=Path), default=POCKET_FOLDER, help="Exported model to start from: pocket, or a counterfactual model."
+)
 @click.option("--documents", default=DOCUMENTS, show_default=True, help="Documents in all.")
 @click.option("--rows", default=64, show_default=True, help="Documents a batch.")
 @click.option("--lr", default=1e-3, show_default=True, help="Of Muon, at its height; AdamW takes half of it.")

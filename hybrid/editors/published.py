@@ -1,11 +1,13 @@
-"""Settings: published ones by model where they exist, what a sweep found for pocket, else a third of the depth; and as users type them."""
+"""Settings: published ones by model where they exist, what a sweep found for pocket, layers that `hybrid locate` found, else a third of the depth;
+and as users type them."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from hybrid.model import LanguageModel
 
 T = TypeVar("T")
+LOCATE = ("rome", "memit", "alphaedit", "emmet")
+"""Methods that edit where a fact is stored."""
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +44,26 @@ def settings_for(method: str, model: LanguageModel) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 
+def remember_located(model: LanguageModel, layers: Sequence[int]) -> Path:
+    """Keep layers that causal tracing found, for editors of a model without published ones; returns the file."""
+    path = _located(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".partial").write_text(json.dumps({"layers": list(layers)}) + "\n", encoding="utf-8")
+    return path.with_suffix(".partial").replace(path)
+
+
+def located(model: LanguageModel) -> tuple[int, ...]:
+    """The layers that `remember_located` kept; empty if none."""
+    path = _located(model)
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["layers"]) if path.is_file() else ()
+
+
+def _located(model: LanguageModel) -> Path:
+    from hybrid.statistics import statistics_folder
+
+    return statistics_folder(model.identity.weights_hash) / "located.json"
+
+
 def configured(kind: type[T], method: str, model: LanguageModel, given: dict[str, Any]) -> T:
     """An editor with published settings, overridden by what is given.
 
@@ -50,7 +74,10 @@ def configured(kind: type[T], method: str, model: LanguageModel, given: dict[str
     known, wrong = set(fields), sorted(set(given) - set(fields))
     if wrong:
         raise ValueError(f"{method} has no setting {wrong[0]!r}; it has {', '.join(sorted(name for name in fields if fields[name] in READERS))}")
-    return kind(**{**{k: v for k, v in settings_for(method, model).items() if k in known}, **given})
+    settings = {**{k: v for k, v in settings_for(method, model).items() if k in known}, **given}
+    if method in LOCATE and not settings.get("layers") and (found := located(model)):
+        settings["layers"] = found[-1:] if method == "rome" else found
+    return kind(**settings)
 
 
 def _parts(text: str) -> list[str]:

@@ -93,7 +93,7 @@ class Method(Protocol):
 
 
 class Memory:
-    """One store, several ways to choose from it, two to read what was chosen.
+    """One store, several ways to choose from it, two to read what was chosen: `rag` and `ike` let the language model do it, the others the store's reader.
 
     `counterfactual` is `hybrid` with the counterfactual model as its reader; `serac` has that model behind SERAC's own classifier of embedding
     distances: the nearest fact governs from a threshold (Mitchell et al. 2022, the variant with embeddings).
@@ -105,7 +105,7 @@ class Memory:
         self.name, self.memory, self.mode, self.top_k = name, memory, mode, top_k
         self.cosine = replace(memory.scope, threshold=threshold, margin=0.0, most=1)
         self.ids: dict[int, list[str]] = {}
-        self.reader = "counterfactual" if name in READ_BY_ANOTHER else "ike"
+        self.reader = "ike" if name in ("ike", "rag") else memory.router.reader
 
     def load(self, records: Sequence[Record], loads: Sequence[Request]) -> Loaded:
         """All facts into the store, the extra ones first; a store that an interrupted run filled is taken as it is."""

@@ -28,7 +28,7 @@ AMBIGUOUS = (
     {"festival_headliner", "P161", "P175"}, {"archipelago", "P276", "P361", "P131"}, {"victor_commander", "P1346"},
     {"filming_place", "P276"}, {"story_setting", "P276"}, {"premiere_city", "P276"}, {"museum", "P276", "P127"}, {"home_port", "P276", "P17"},
     {"film_budget", "price"}, {"disease_carrier", "P828"}, {"editor_in_chief", "manager"}, {"translator", "P50"}, {"fuel", "game_engine", "P306"},
-    {"film_editor", "editor_in_chief"}, {"protagonist", "P921", "P161"}, {"predecessor", "heir", "P22"}, {"crime", "sentence", "prison"},
+    {"film_editor", "editor_in_chief"}, {"protagonist", "P921", "P161"}, {"predecessor", "heir", "P22"}, {"predecessor", "P155"}, {"heir", "P156"}, {"crime", "sentence", "prison"},
 )  # fmt: skip
 """Ids of relations whose phrasings may ask for each other's value."""
 

@@ -180,3 +180,44 @@ MAKERS: dict[str, Callable[[random.Random], str]] = {
 def invent(kind: str, rng: random.Random) -> str:
     """A name of the kind (a lexicon type); unknown kinds get one of any shape."""
     return MAKERS.get(kind, rng.choice([person, place, organization, work, product]))(rng)
+
+
+def odd(rng: random.Random) -> str:
+    """A name of no usual shape: a long title, a peer or a list entry, another script, brackets, dashes and numbers."""
+    form = rng.random()
+    if form < 0.3:  # a title of many words
+        words = [rng.choice(WORDS) if rng.random() < 0.6 else word(rng) for _ in range(rng.randint(4, 13))]
+        for at in range(1, len(words)):
+            if rng.random() < 0.25:
+                words[at] = rng.choice(["of the", "in", "and", "for", "with", "from", "a", "on the"]) + " " + words[at]
+            if rng.random() < 0.12:
+                words[at - 1] += rng.choice([":", ",", ",", " –", " -", ";", "."])
+        return " ".join(w if rng.random() < 0.3 else w[:1].upper() + w[1:] for w in words)
+    if form < 0.45:  # an event, a season, a class
+        year = rng.choice(
+            [f"{rng.randint(1850, 2030)}", f"{rng.randint(1900, 2030)}–{rng.randint(10, 99)}", f"{rng.randint(1, 120)}th", f"{rng.randint(100, 9999)}"]
+        )
+        kind = rng.choice(["Championships", "season", "Assembly", "election in", "Games", "Open", "Congress", "Festival", "Cup", "Regiment"])
+        last = rng.choice([f" – {rng.choice(WORDS)} {rng.choice(WORDS)}", f" {word(rng)}", "", f" U{rng.randint(10, 60)}"])
+        return f"{year} {word(rng)} {rng.choice(WORDS).title()} {kind}{last}"
+    if form < 0.6:  # a peer, or as a catalogue has it
+        style = rng.choice(["Baron", "Duke of", "Earl of", "Count of", "Viscount", "Lord"])
+        return rng.choice(
+            [f"{person(rng)}, {rng.randint(4, 19)}th {style} {word(rng)}", f"{word(rng)}, {rng.choice(GIVEN)}", f"{word(rng)}, {rng.choice(GIVEN)} {word(rng)}"]
+        )
+    if form < 0.75:  # another script, or none that is pronounceable
+        low, high = rng.choice([(0x3B1, 0x3C9), (0x430, 0x44F), (0x4E00, 0x9FA0), (0xAC00, 0xD7A0), (0x3042, 0x3093), (0xC0, 0x17F), (0x5D0, 0x5EA)])
+        return "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(1, 7)))
+    if form < 0.88:  # brackets and quotes
+        a, b = place(rng) if rng.random() < 0.5 else work(rng), rng.choice(WORDS)
+        return rng.choice(
+            [
+                f"{a} ({b})",
+                f'{a} "{b.title()} {word(rng)}"',
+                f"{a} / {b}",
+                f"{a} & {word(rng)}",
+                f"{a} [{rng.randint(1, 99)}]",
+                f"{a} (Vol. {rng.randint(1, 9)})",
+            ]
+        )
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 4)))

@@ -239,7 +239,7 @@ def refit(seen: Sequence[Seen], start: Mapping[str, float], strength: float) -> 
     y, importance = np.array([float(label) for _, label, _ in rows]), np.array([weight for *_, weight in rows])
     spread = np.append(np.maximum(raw.std(0), 0.1), 1.0)
     x = np.column_stack([raw, np.ones(len(raw))])
-    first = np.array([*(start[name] for name in names), start["bias"]])
+    first = np.array([*(start.get(name, 0.0) for name in names), start["bias"]])
     penalty = HOLD * spread**2
     b = first.copy()
     for _ in range(100):

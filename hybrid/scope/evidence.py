@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find
-from hybrid.scope.names import longer, shared, span, variant, without
+from hybrid.scope.names import fold, longer, shared, span, variant, without
+from hybrid.scope.nouns import agreement, excluded
+from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.phrasings import PRONOUN, Phrasings
 from hybrid.scope.scorer import ScopeScorer
 from hybrid.scope.stages import Bounds, Worth, bounds, classifier
@@ -28,10 +30,13 @@ WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
 
 
-def last_sentence(query: str) -> str:
-    """Where a query asks."""
-    last = SENTENCE.split(query.strip())[-1]
-    return last if len(last) >= 8 else query.strip()
+def last_sentence(query: str, *names: str) -> str:
+    """Where a query asks; a full stop or a colon in a name ends no sentence, nor does a colon behind it."""
+    query = query.strip()
+    whole = [found.span() for name in names for found in re.finditer(re.escape(fold(name.rstrip(" ."))) + ":? ?", fold(query))]
+    ends = [end.end() for end in SENTENCE.finditer(query) if not any(low < end.end() <= high for low, high in whole)]
+    last = query[ends[-1] :] if ends else query
+    return last if len(last) >= 8 else query
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,15 @@ class Reading:
     relation: str | None
     forms: tuple[str, ...]
     """The fact's own prompt and relation, without the name."""
+    noun: float
+    """Whether what is asked for by name is what the fact tells, see `hybrid.scope.nouns`."""
+    excluded: bool
 
     @classmethod
     def of(cls, query: str, fact: Fact, hidden: Collection[str] = ()) -> Reading:
         """Compare names; what stands in the last sentence counts first. Relations that are `hidden` are treated as unknown to the lexicon."""
-        last = last_sentence(query)
         names = (fact.subject, *fact.aliases)
+        last = last_sentence(query, *names)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
         where, spelt = span(name, last), False
         if where is None and span(name, query) is None:
@@ -78,8 +86,22 @@ class Reading:
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         bare = without(name, asked, span(name, asked), PRONOUN)
+        noun = 0.0 if bare is None else agreement(asked_for(bare, PRONOUN), relation, " ".join(forms))
         within = where is not None and longer(where, last)
-        return cls(asked, where is not None and not spelt, spelt, within, before, share, bare, wordings, None if relation is None else relation.id, forms)
+        return cls(
+            asked,
+            where is not None and not spelt,
+            spelt,
+            within,
+            before,
+            share,
+            bare,
+            wordings,
+            None if relation is None else relation.id,
+            forms,
+            noun,
+            excluded(fact.target_new, last),
+        )
 
     def evidence(self, logit: float, margin: float) -> Evidence:
         """What the names tell, with what the classifier and the wordings say."""
@@ -93,6 +115,8 @@ class Reading:
             shared=self.shared,
             margin=margin if known else 0.0,
             strange=0.0 if known else margin,
+            noun=self.noun,
+            excluded=float(self.excluded),
         )
 
 

@@ -16,8 +16,20 @@ LETTERS = {"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", 
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
 QUALIFIERS = frozenset("new old north south east west northern southern eastern western upper lower great greater little big saint junior senior jr sr".split())
 """Words that tell one name from another rather than spell it otherwise."""
-INSERTED = 2
+INSERTED = 3
 """Words that another spelling may have beside the name's own."""
+SHORT = (
+    "al alan albert alexander alfred", "alex alexander alexandra", "andy andrew", "abe abraham", "ben benjamin", "bert albert robert herbert", "beth betty liz lizzie elizabeth",
+    "bill billy will willy willie william", "bob bobby rob robbie robert", "cathy kathy kate catherine katherine kathleen", "charlie chuck charles", "chris christopher christine christina christian",
+    "dan danny daniel", "dave davy david", "deb debbie deborah", "dick rick ricky richard", "don donny donald", "doug douglas", "ed eddie ted teddy edward", "ed eddie edwin edgar edmund",
+    "frank frankie francis franklin", "fred freddy freddie frederick alfred", "gene eugene", "geoff geoffrey", "jeff jeffrey", "ginny virginia", "greg gregory", "hank harry henry", "herb herbert", "jack johnny john",
+    "jan janet janice", "jen jenny jennifer", "jerry gerald jerome", "jess jessie jessica", "jim jimmy jamie james", "joe joey joseph", "jo joanna josephine", "ken kenny kenneth", "larry lawrence laurence", "len lenny leonard",
+    "leo leonard leopold", "lou louis louise", "maggie meg peggy margaret", "mandy amanda", "matt matthew matthias", "max maximilian maxwell", "meg megan", "mick mickey mike mikey michael", "mitch mitchell", "molly mary", "nancy ann anne",
+    "nat nathan nathaniel", "nate nathan nathaniel", "nick nicky nicholas nicolas", "pam pamela", "pat patty patrick patricia", "pete peter", "phil philip phillip", "ray raymond", "ron ronnie ronald", "russ russell", "sally sarah",
+    "sam sammy samuel samantha", "sandy alexander alexandra sandra", "steve stevie stephen steven", "stan stanley", "sue susie susan suzanne", "ted theodore", "terry terence teresa", "tim timmy timothy", "toby tobias", "tom tommy thomas",
+    "tony anthony antony", "val valerie valentine", "vic victor", "vicky victoria", "walt wally walter", "zach zachary",
+)  # fmt: skip
+"""Given names and what they are called for short; each group starts with the short forms, which are of four letters at most or end in y or ie."""
 
 
 def fold(text: str) -> str:
@@ -39,7 +51,8 @@ def shared(name: str, text: str) -> float:
 
 def variant(name: str, text: str) -> tuple[int, int] | None:
     """Where another spelling of a name stands in a text: accents or punctuation written otherwise, words of the name abbreviated, left
-    out or added within, the family name first, one letter of a long word mistaken.
+    out or added within, words in another order or run together, what stands behind a comma left out, a given name's short form, one letter of a
+    long word mistaken.
 
     The first and the last word of a name must be there, in whichever order; a name of one word has no other spellings but accents.
     """
@@ -49,12 +62,23 @@ def variant(name: str, text: str) -> tuple[int, int] | None:
     found = _words(text)
     if not own or own == [word for word, _ in found]:
         return None
+    if (head := _head(name)) is not None and (where := span(head, text) or variant(head, text)) is not None:
+        return where
+    bag, run = sorted(map(_plain, own)), "".join(map(_plain, own))
     for length in sorted(range(1, len(own) + INSERTED + 1), key=lambda n: abs(n - len(own))):
         for at in range(len(found) - length + 1):
             window = found[at : at + length]
-            if _alike(own, [word for word, _ in window]):
+            other = [word for word, _ in window]
+            same_words = length == len(own) >= 3 and bag == sorted(map(_plain, other))
+            if same_words or _alike(own, other) or (len(run) >= 6 and run == "".join(map(_plain, other))):
                 return window[0][1][0], window[-1][1][1]
     return None
+
+
+def _head(name: str) -> str | None:
+    """A name of several words without what stands behind a comma: a title, a suffix, a place."""
+    head, comma, rest = name.partition(", ")
+    return head if comma and head.count(" ") and rest and not head[0].isdigit() else None
 
 
 def longer(where: tuple[int, int], text: str) -> bool:
@@ -94,6 +118,24 @@ def _same(a: str, b: str) -> bool:
     return _plain(a) == _plain(b) or _plain(a, True) == _plain(b, True) or _plain(a, True) == _plain(b) or _plain(a) == _plain(b, True)
 
 
+@lru_cache(maxsize=1)
+def _short() -> dict[str, set[int]]:
+    """Groups of a given name."""
+    found: dict[str, set[int]] = {}
+    for number, names in enumerate(SHORT):
+        for each in names.split():
+            found.setdefault(each, set()).add(number)
+    return found
+
+
+def _called(a: str, b: str) -> bool:
+    """Whether one given name is short for the other."""
+    one, two = _plain(a), _plain(b)
+    if not (a[:1].isupper() and b[:1].isupper()) or not _short().get(one, set()) & _short().get(two, set()):
+        return False
+    return any(len(each) <= 4 or each.endswith(("y", "ie")) for each in (one, two))
+
+
 def _initial(a: str, b: str) -> bool:
     """Whether one is a capital letter that the other begins with."""
     return min(len(a), len(b)) == 1 and (a if len(a) == 1 else b).isupper() and _plain(a)[:1] == _plain(b)[:1]
@@ -112,9 +154,12 @@ def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
         return len(own) == len(other) and all(map(_same, own, other))
     if len(own) == len(other) == 2 and _same(own[0], other[1]) and _same(own[1], other[0]):
         return other[0][0].isupper() and not any(word.isdecimal() for word in own)
+    if len(own) == len(other) == 2 and ((_same(own[0], other[1]) and _slip(own[1], other[0])) or (_slip(own[0], other[1]) and _same(own[1], other[0]))):
+        return other[0][0].isupper()
     ends = [(own[0], other[0]), (own[-1], other[-1])]
-    slips = sum(not _same(a, b) and not _initial(a, b) for a, b in ends)
-    if slips > 1 or any(not (_same(a, b) or (at == 0 and _initial(a, b)) or _slip(a, b)) for at, (a, b) in enumerate(ends)):
+    first = _initial(*ends[0]) or _called(*ends[0])
+    slips = sum(not _same(a, b) and not (at == 0 and first) for at, (a, b) in enumerate(ends))
+    if slips > 1 or any(not (_same(a, b) or (at == 0 and first) or _slip(a, b)) for at, (a, b) in enumerate(ends)):
         return False
     mine, theirs = list(own[1:-1]), list(other[1:-1])
     if any(word[0].islower() and _plain(word) not in SMALL for word in theirs) or len(theirs) > len(mine) + INSERTED:

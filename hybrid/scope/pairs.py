@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hybrid.lexicon import Relation, fill, relations
 from hybrid.lexicon.ambiguous import ambiguous
 from hybrid.pocket.facts import Triple
-from hybrid.pocket.names import invent, word
+from hybrid.pocket.names import invent, odd, word
 from hybrid.scope import attributes
 
 KINDS = ("in_scope", "same_subject", "neighborhood", "distractor", "mention", "unrelated")
@@ -44,6 +44,21 @@ MENTIONS = (
     "{} came up twice in the meeting", "Why do people like {} so much?", "The article compares {} with several others", "{} is a name that I had never heard",
     "Could you summarise the history of {} in one paragraph?", "A friend of mine wrote a thesis about {}", "The museum plans a show about {}",
 )  # fmt: skip
+
+FRAMES = (
+    "The {a} of {s} is", "The name of the {a} of {s} is", "{s}'s {a} is", "The {a} for {s} is", "{s} {a}:", "The name of {s}'s {a} is",
+    "The {a} that {s} is associated with is", "The {a} that goes with {s} is", "The name of the {a} that belongs to {s} is",
+)  # fmt: skip
+"""What is stored and asked in a relation's own name; the value follows."""
+ASKED = (
+    "{s} {a}", "{a} of {s}?", "the {a} of {s} is", "what is {s}'s {a}", "What is the name of the {a} of {s}?", "Who or what is the {a} of {s}?",
+    "Name the {a} of {s}.", "Which {a} has {s}?", "What is the {a} of {s}?",
+)  # fmt: skip
+"""Further queries in a relation's own name."""
+EXCLUDED = (
+    "{q}, which is not {t}, is", "{q}, if it is not {t}, is", "Apart from {t}, {q} is", "{q}, leaving {t} aside, is", "{q} that is not {t} is",
+)  # fmt: skip
+"""Queries that ask for any value but the stored one."""
 
 
 def alias(rng: random.Random, name: str, kind: str) -> str | None:
@@ -88,6 +103,8 @@ class PairMaker:
         relation = self.lexicon[rng.choice(self.ids)]
         real = self.subjects[relation.id]
         subject = rng.choice(real) if real and rng.random() < 0.6 else invent(relation.subject_type, rng)
+        if self.broad and rng.random() < 0.08:
+            subject = odd(rng)
         known = self.targets[relation.id]
         target = rng.choice(known) if known and rng.random() < 0.6 else invent(relation.target_type, rng)
         return Triple(relation.id, subject, target)
@@ -95,28 +112,24 @@ class PairMaker:
     def statement(self, rng: random.Random, fact: Triple) -> str:
         """The fact as a store holds it: prompt and target, or as a user typed it."""
         relation, form = self.lexicon[fact.relation], rng.random()
-        if form < 0.72:
+        if form < 0.64:
             return f"{fill(rng.choice(relation.statements), fact.subject)} {fact.target}"
-        if form < 0.84:
+        if form < 0.76:
             return f"{fill(rng.choice(relation.questions), fact.subject)} {fact.target}"
-        if form < 0.9:
+        if form < 0.82:
             return f"{fill(rng.choice(relation.target_first), fact.subject, fact.target)}"
-        if form < 0.94:
+        if form < 0.86:
             return f"{fill(rng.choice(relation.oblique), fact.subject)} {fact.target}"
-        name = rng.choice(relation.names)
-        return rng.choice(
-            [f"The {name} of {fact.subject} is {fact.target}", f"{fact.subject} {name}: {fact.target}", f"{fact.subject}'s {name} is {fact.target}"]
-        )
+        return f"{_framed(rng.choice(FRAMES), rng.choice(relation.names), fact.subject)} {fact.target}"
 
     def query(self, rng: random.Random, relation: Relation, subject: str, *, oblique: float = 0.25) -> str:
         """A query for the relation's value, as prompt, question, short cue or oblique prompt."""
         form = rng.random()
         if form < oblique:
             pool = relation.held_out_oblique if self.held_out else relation.oblique
-        elif form < oblique + 0.06:
-            name = rng.choice(relation.names)
-            return rng.choice([f"{subject} {name}", f"{name} of {subject}?", f"the {name} of {subject} is", f"what is {subject}'s {name}"])
-        elif form < oblique + 0.06 + (0.94 - oblique) / 2:
+        elif form < oblique + 0.1:
+            return _framed(rng.choice(ASKED + FRAMES), rng.choice(relation.names), subject)
+        elif form < oblique + 0.1 + (0.9 - oblique) / 2:
             pool = relation.held_out_statements if self.held_out else relation.statements
         else:
             pool = relation.held_out_questions if self.held_out else relation.questions
@@ -138,11 +151,30 @@ class PairMaker:
     def pair(self, rng: random.Random, kind: str) -> Pair:
         """One pair of a kind (see `KINDS`)."""
         fact = self.fact(rng)
+        if kind == "same_subject" and rng.random() < 0.4:
+            return self._sibling(rng, fact)
         statement = self.statement(rng, fact)
         if kind == "in_scope":
             query = self._dress(rng, self.query(rng, self.lexicon[fact.relation], fact.subject))
             return Pair(statement, query, True, kind)
         return Pair(statement, self.about(rng, fact, kind, statement), False, kind)
+
+    def _sibling(self, rng: random.Random, fact: Triple) -> Pair:
+        """A fact, and another relation in its own name, often in the same frame; or any value but the stored one."""
+        relation = self.lexicon[fact.relation]
+        frame = rng.choice(FRAMES)
+        statement = f"{_framed(frame, rng.choice(relation.names), fact.subject)} {fact.target}" if rng.random() < 0.5 else self.statement(rng, fact)
+        if rng.random() < 0.1:
+            asked = _framed("the {a} of {s}", rng.choice(relation.names), fact.subject)
+            query = rng.choice(EXCLUDED).replace("{q}", asked).replace("{t}", fact.target)
+            return Pair(statement, query[0].upper() + query[1:], False, "same_subject")
+        names = (
+            attributes.pick(rng, relation.subject_type, relation.names).names
+            if self.broad and rng.random() < 0.4
+            else self._other_relation(rng, relation).names
+        )
+        query = _framed(frame if rng.random() < 0.5 else rng.choice(ASKED + FRAMES), rng.choice(names), fact.subject)
+        return Pair(statement, self._dress(rng, query), False, "same_subject")
 
     def draw(self, rng: random.Random) -> Pair:
         """A pair for training."""
@@ -185,13 +217,20 @@ class PairMaker:
         relation = self.lexicon[fact.relation]
         if self.broad and rng.random() < 0.2:
             return attributes.query(rng, attributes.pick(rng, relation.subject_type, relation.names), fact.subject)
-        pool = self.others if self.others and rng.random() < 0.5 else list(self.lexicon.values())
-        others = [r for r in pool if not ambiguous(r.id, fact.relation) and r.id != relation.inverse]
-        alike = [r for r in others if r.subject_type == relation.subject_type]
-        other = rng.choice(alike if alike and rng.random() < 0.75 else others)
+        other = self._other_relation(rng, relation)
         if rng.random() < 0.08:  # the target as a subject: of the same relation, or of any
             return self.query(rng, relation if rng.random() < 0.5 else other, fact.target)
         return self.query(rng, other, fact.subject)
+
+    def _other_relation(self, rng: random.Random, relation: Relation) -> Relation:
+        """A relation that the fact says nothing of, mostly of the same kind of subject."""
+        pool = self.others if self.others and rng.random() < 0.5 else list(self.lexicon.values())
+        others = [r for r in pool if not ambiguous(r.id, relation.id)]
+        alike = [r for r in others if r.subject_type == relation.subject_type]
+        near = [r for r in alike if r.target_type == relation.target_type]
+        if near and self.broad and rng.random() < 0.35:  # the father, not the mother
+            return rng.choice(near)
+        return rng.choice(alike if alike and rng.random() < 0.75 else others)
 
     def _other_subject(self, rng: random.Random, subject: str, relation: Relation) -> str:
         form = rng.random()
@@ -214,6 +253,10 @@ class PairMaker:
             if other != subject:
                 return other
         return invent("person", rng)
+
+
+def _framed(frame: str, name: str, subject: str) -> str:
+    return frame.replace("{a}", name).replace("{s}", subject)
 
 
 def _misspelt(rng: random.Random, name: str) -> str:

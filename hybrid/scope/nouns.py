@@ -1,0 +1,106 @@
+"""What a query asks for in so many words: "the mother of it", "its mother", "it mother", "what year ... it".
+
+A query in such a frame names the relation. A fact that is about something else in name does not govern it, however alike the two sentences are.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from hybrid.lexicon import Relation, relations
+from hybrid.lexicon.ambiguous import ambiguous
+from hybrid.scope.attributes import attributes
+from hybrid.scope.names import fold
+
+FILLERS = frozenset("a an the of in on at for to by with and or is was are were its his her their name names it what which who whose that".split())
+WORD = re.compile(r"[^\W\d_]+")
+RULED_OUT = r"\b(?:not|other than|apart from|aside from|besides|except|except for|excluding|rather than|instead of|different from|leaving)"
+PHRASE = r"((?:[^\W\d_][\w'’-]*(?:\([a-z]+\))? ){0,4}?[^\W\d_][\w'’-]*(?:\([a-z]+\))?)"
+
+
+class Noun(NamedTuple):
+    """What a query asks for in so many words."""
+
+    phrase: str
+    """In lower case, without article."""
+    alone: bool
+    """Whether the query asks for nothing else."""
+
+
+@lru_cache(maxsize=4)
+def _frames(pronoun: str) -> tuple[tuple[re.Pattern[str], bool], ...]:
+    """Frames, and whether a query that has one asks for nothing else, whatever the noun phrase is."""
+    it, the = re.escape(pronoun), "(?:(?:the|an|a) )?"
+    return tuple(
+        (re.compile(frame), alone)
+        for frame, alone in (
+            (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{the}(?:names? of {the})?{PHRASE} (?:of|for) {it}(?: is| was| are| were)?$", True),
+            (rf"^{the}names? of {the}{PHRASE} (?:that|which|with which) {it}\b.*$", True),
+            (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{it}['’]s {PHRASE}(?: is| was| are| were)?$", True),
+            (rf"^(?:.* )?(?:the|an|a) {PHRASE} (?:of|for|that|which) {it}\b", False),
+            (rf"^(?:.* )?{it}['’]s {PHRASE}(?: is| was| are| were)?$", False),
+            (rf"^(?:.* )?(?:what|which) {PHRASE} (?:does|did|do|has|had|is|was|were|are) {the}{it}\b", False),
+        )
+    )
+
+
+def asked(bare: str, pronoun: str) -> Noun | None:
+    """The noun phrase that a query asks for; None if it has no such frame.
+
+    Args:
+        bare: the query with a pronoun for the subject.
+    """
+    text = " ".join(re.sub(r"[?.!,;:]+", " ", bare.lower()).split())
+    for frame, alone in _frames(pronoun):
+        if (found := frame.match(text)) and found.group(1).split()[0] not in FILLERS:
+            return Noun(found.group(1), alone)
+    bare_name = re.match(rf"^{re.escape(pronoun)} {PHRASE}(?: is| was)?$", text)
+    return Noun(bare_name.group(1), False) if bare_name and bare_name.group(1) in _named() else None
+
+
+@lru_cache(maxsize=1)
+def _named() -> dict[str, frozenset[str]]:
+    """Ids of the relations that have a name; attributes beyond the lexicon have none."""
+    found: dict[str, set[str]] = {name.casefold(): set() for attribute in attributes() for name in attribute.names}
+    for relation in relations().values():
+        for name in relation.names:
+            found.setdefault(name.casefold(), set()).add(relation.id)
+    return {name: frozenset(ids) for name, ids in found.items()}
+
+
+def agreement(noun: Noun | None, relation: Relation | None, told: str) -> float:
+    """Whether a query asks by name for what a fact tells: 1 if so, -1 if for something else, 0 if that cannot be seen.
+
+    Args:
+        noun: what is asked for, see `asked`.
+        relation: the fact's, None if the lexicon does not know it.
+        told: the fact's prompt and relation as they were stored.
+    """
+    if noun is None:
+        return 0.0
+    named = _named().get(noun.phrase)
+    if relation is not None and any(ambiguous(each, relation.id) for each in named or ()):
+        return 1.0
+    wanted = _stems(noun.phrase)
+    if wanted and wanted <= _stems(told):
+        return 1.0
+    if wanted & _stems(" ".join((told, *(relation.names if relation else ())))):
+        return 0.0
+    return -1.0 if noun.alone or named is not None else 0.0
+
+
+def excluded(target: str, query: str) -> bool:
+    """Whether a query rules a value out: "which is not Oslo", "other than Oslo"."""
+    return bool(re.search(rf"{RULED_OUT} (?:being )?(?:the |an? )?{re.escape(fold(target))}(?!\w)", fold(query)))
+
+
+def _stems(text: str) -> set[str]:
+    return {_stem(word) for word in WORD.findall(text.casefold()) if word not in FILLERS}
+
+
+def _stem(word: str) -> str:
+    """A word without the endings of number and person, roughly."""
+    single = re.sub(r"(?:ies|es|s)$", "", word) if len(word) > 4 else word
+    return re.sub(r"(?:ed|d|er|or|ing|ion|y|e)$", "", single) if len(single) > 4 else single
