@@ -152,17 +152,9 @@ def test_aliases_are_other_spellings() -> None:
 
 def drawn(rng: random.Random) -> Evidence:
     yes = iter([float(rng.random() < share) for share in (0.5, 0.2, 0.1, 0.2, 0.3)])
-    return Evidence(
-        rng.uniform(-8, 8),
-        next(yes),
-        next(yes),
-        next(yes),
-        next(yes),
-        rng.random(),
-        rng.uniform(-0.5, 0.5),
-        rng.uniform(-0.5, 0.5),
-        rng.choice((-1.0, 0.0, 1.0)),
-    )
+    costly = {"logit": rng.uniform(-8, 8), "shared": rng.random(), "margin": rng.uniform(-0.5, 0.5), "strange": rng.uniform(-0.5, 0.5)}
+    names = ("named", "variant", "longer", "before", "excluded")
+    return Evidence(**costly, **{name: next(yes) for name in names}, noun=rng.choice((-1.0, 0.0, 1.0)))
 
 
 def test_calibration_recovers_the_truth() -> None:
@@ -177,6 +169,7 @@ def test_calibration_recovers_the_truth() -> None:
         "margin": 3.0,
         "strange": 1.4,
         "noun": 0.6,
+        "excluded": -2.0,
         "bias": -1.2,
     }
     seen = [drawn(rng) for _ in range(20000)]
@@ -205,6 +198,8 @@ def test_importance_is_as_good_as_repetition() -> None:
         ("it birthplace", 1.0),
         ("What is the mother of it?", -1.0),
         ("it employer", -1.0),
+        ("The name of the award it won is", -1.0),
+        ("The name of the birthplace that it is associated with is", 1.0),
         ("What is the shoelace length of it?", -1.0),
         ("Where was it born?", 0.0),
         ("The nurse who washed it as a baby worked in", 0.0),
@@ -217,7 +212,7 @@ def test_what_is_asked_for_by_name_is_compared_with_what_the_fact_tells(query: s
 
 def test_a_fact_beyond_the_lexicon_is_compared_by_its_own_words() -> None:
     told = "The strike price of it is"
-    assert agreement(asked("it strike price", "it"), None, told) == 1.0
+    assert agreement(asked("What is the strike price of it?", "it"), None, told) == 1.0
     assert agreement(asked("The price of it is", "it"), None, told) == 1.0
     assert agreement(asked("The strike duration of it is", "it"), None, told) == 0.0
     assert agreement(asked("The mother of it is", "it"), None, told) == -1.0
@@ -226,3 +221,13 @@ def test_a_fact_beyond_the_lexicon_is_compared_by_its_own_words() -> None:
 def test_a_value_that_the_query_rules_out_is_noticed() -> None:
     assert excluded("Oslo", "The place of birth of Lena Böhm, which is not Oslo, is") and excluded("an Eel", "What does it eat other than an eel?")
     assert not excluded("Oslo", "Is Lena Böhm not from Oslo?") and not excluded("Oslo", "The birthplace of Lena Böhm is not Oslostad but")
+
+
+def test_a_relation_is_known_by_its_wording() -> None:
+    phrasings = Phrasings()
+    told = ["On which network was it broadcast first?", "The strange thing about it is", "it was born in the town of"]
+    assert [phrasings.surely(vector) for vector in Embedder().embed(told)] == ["P449", None, "P19"]
+    assert Phrasings(hidden=["P449"]).surely(Embedder().embed(told[:1])[0]) != "P449"
+    show = stored("Vik Tonight", "what network first showed", "What network first showed {}?")
+    assert Reading.of("Which channel aired Vik Tonight?", show, guess="P449").relation == "P449"
+    assert Reading.of("Which channel aired Vik Tonight?", show).relation is None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
-from hybrid.lexicon import fill, find
+from hybrid.lexicon import fill, find, relations
 from hybrid.scope.names import fold, longer, shared, span, variant, without
 from hybrid.scope.nouns import agreement, excluded
 from hybrid.scope.nouns import asked as asked_for
@@ -61,8 +61,13 @@ class Reading:
     excluded: bool
 
     @classmethod
-    def of(cls, query: str, fact: Fact, hidden: Collection[str] = ()) -> Reading:
-        """Compare names; what stands in the last sentence counts first. Relations that are `hidden` are treated as unknown to the lexicon."""
+    def of(cls, query: str, fact: Fact, hidden: Collection[str] = (), guess: str | None = None) -> Reading:
+        """Compare names; what stands in the last sentence counts first.
+
+        Args:
+            hidden: relations that are treated as unknown to the lexicon.
+            guess: the fact's relation if the lexicon does not know the name that it was stored with.
+        """
         names = (fact.subject, *fact.aliases)
         last = last_sentence(query, *names)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
@@ -75,7 +80,7 @@ class Reading:
         share = shared(name, last)
         before = where is None and span(name, query) is not None
         asked = last if where is not None or share > 0.5 else query
-        relation = find(fact.relation)
+        relation = find(fact.relation) or (relations()[guess] if guess else None)
         relation = None if relation is None or relation.id in hidden else relation
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
         if relation is not None and share > 0.5:
@@ -127,6 +132,7 @@ class Witness:
         self.scorer, self.phrasings = scorer, phrasings or Phrasings()
         self.embedder = embedder if embedder.name == DEFAULT else Embedder(DEFAULT)
         self._kept: dict[str, NDArray[np.float32]] = {}
+        self._guesses: dict[str, str | None] = {}
 
     def gather(self, query: str, facts: Sequence[Fact]) -> list[Evidence]:
         """The evidence for each fact."""
@@ -134,7 +140,19 @@ class Witness:
 
     def readings(self, query: str, facts: Sequence[Fact]) -> list[Reading]:
         """Each fact beside the query."""
-        return [Reading.of(query, fact, self.phrasings.hidden) for fact in facts]
+        guesses = self._guessed([fill(fact.prompt, PRONOUN) for fact in facts if find(fact.relation) is None])
+        return [Reading.of(query, fact, self.phrasings.hidden, guesses.get(fill(fact.prompt, PRONOUN))) for fact in facts]
+
+    def _guessed(self, prompts: Sequence[str]) -> dict[str, str | None]:
+        """The relations of prompts about a pronoun, by what they are worded like; None where that leaves a doubt."""
+        if len(self._guesses) > 65536:
+            self._guesses.clear()
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._guesses]
+        if new:
+            self._embed(new)
+            for prompt in new:
+                self._guesses[prompt] = self.phrasings.surely(self._kept[prompt])
+        return {prompt: self._guesses[prompt] for prompt in prompts}
 
     def weigh(self, readings: Sequence[Reading], cosines: Sequence[float] = (), worth: Worth | None = None) -> list[Evidence]:
         """The evidence for each fact.

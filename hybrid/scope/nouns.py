@@ -37,7 +37,7 @@ def _frames(pronoun: str) -> tuple[tuple[re.Pattern[str], bool], ...]:
         (re.compile(frame), alone)
         for frame, alone in (
             (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{the}(?:names? of {the})?{PHRASE} (?:of|for) {it}(?: is| was| are| were)?$", True),
-            (rf"^{the}names? of {the}{PHRASE} (?:that|which|with which) {it}\b.*$", True),
+            (rf"^{the}names? of {the}{PHRASE} (?:(?:that|which|with which|by) )?{it}\b.*$", True),
             (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{it}['’]s {PHRASE}(?: is| was| are| were)?$", True),
             (rf"^(?:.* )?(?:the|an|a) {PHRASE} (?:of|for|that|which) {it}\b", False),
             (rf"^(?:.* )?{it}['’]s {PHRASE}(?: is| was| are| were)?$", False),

@@ -23,6 +23,8 @@ from stores.errors import Corrupt
 
 PRONOUN = "it"
 FILE = Path(__file__).parent / "phrasings.safetensors"
+SURE, APART = 0.85, 0.1
+"""From which cosine with a relation's phrasing, and how much more than with any other's, a wording is taken for that relation's."""
 
 
 @lru_cache(maxsize=1)
@@ -75,6 +77,15 @@ class Phrasings:
         """The relation whose phrasing is nearest to one text's vector, (1, d), if the cosine reaches `least`."""
         near = self.nearest(vector)[0]
         return relations()[self._table[1][int(near.argmax())]] if near.max(initial=-1.0) >= least else None
+
+    def surely(self, vector: NDArray[np.float32]) -> str | None:
+        """The relation that a text is worded like, and no other that it cannot be taken for; None if there is a doubt."""
+        near = self.nearest(vector[None])[0]
+        if not len(near):
+            return None
+        best = self._table[1][int(near.argmax())]
+        own, rival = self.own_and_rival(near, best)
+        return best if own >= SURE and own - rival >= APART else None
 
     def own_and_rival(self, nearest: NDArray[np.float32], relation: str | None) -> tuple[float, float]:
         """Of one query's row: the cosine with a relation (-1 if unknown), and the highest with one that it cannot be taken for."""
