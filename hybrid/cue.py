@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hybrid.lexicon import SUBJECT, Relation, fill, named, relations
+from hybrid.scope.attributes import attributes
 from hybrid.scope.nouns import asked
 from stores.errors import CueError
 
@@ -184,8 +185,18 @@ def _from_template(template: str, subject: str, relation: str | None) -> Underst
 # -- beyond the lexicon ----------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
+def _attributes() -> tuple[str, ...]:
+    return tuple(sorted((name.casefold() for each in attributes() for name in each.names), key=len, reverse=True))
+
+
 def _general(cue: str) -> Understood | None:
     plain = cue.replace("’", "'")
+    bare = plain.rstrip(" :?")
+    for name in _attributes():  # "our office wifi password"
+        subject = bare[: -len(name)].rstrip(" ,").removesuffix("'s")
+        if bare.casefold().endswith(" " + name) and subject and _could_be_subject(subject) and not NOUN_OF.match(subject):
+            return Understood(subject, name, f"The {name} of {SUBJECT} is")
     for pattern in (OWNED, QUESTION, POSSESSIVE, NOUN_OF):
         match = pattern.match(plain if pattern in (OWNED, QUESTION) else plain.rstrip(" :"))
         if (match and not plain.endswith("?")) or (match and pattern in (OWNED, QUESTION)):

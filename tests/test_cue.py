@@ -31,6 +31,7 @@ CASES = [
     ("What is the boiling point of acetone?", "acetone", "boiling point"),
     ("the door code of the Berlin office", "the Berlin office", "door code"),
     ("Fenchurch cluster's voltage", "Fenchurch cluster", "voltage"),
+    ("Our office wifi password", "Our office", "wifi password"),
 ]
 
 

@@ -18,9 +18,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from hybrid.evaluation.metrics import calibration_error
 from hybrid.lexicon import fill
 from hybrid.memory import HybridMemory
 from hybrid.pocket.facts import Triple
+from hybrid.pocket.names import invent
 from hybrid.request import Request
 from hybrid.scope.pairs import KINDS, PairMaker, alias
 from hybrid.scope.phrasings import Phrasings
@@ -69,6 +71,15 @@ def store(memory: HybridMemory, maker: PairMaker, facts: list[Triple], rng: rand
     return {fact: added.fact.id for fact, added in zip(facts, memory.add_facts(made), strict=True)}
 
 
+def crowd(memory: HybridMemory, maker: PairMaker, count: int, seed: int) -> None:
+    """Add facts that no query is about, their subjects invented."""
+    rng = random.Random(f"crowd/{seed}")
+    drawn = ((relation := maker.lexicon[rng.choice(maker.ids)], invent(relation.subject_type, rng), maker.fact(rng).target) for _ in range(count))
+    requests = (Request(subject=subject, relation=each.name, prompt=rng.choice(each.statements), target_new=target) for each, subject, target in drawn)
+    for _ in tqdm(memory.add_facts(requests), total=count, unit="fact", disable=None):
+        pass
+
+
 def ask(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: int, seed: int) -> Iterator[tuple[str, str, list[Hit]]]:
     """(kind, the id of the fact that was had in mind, candidates) of queries of every kind, with all facts in memory."""
     rng = random.Random(seed)
@@ -82,7 +93,8 @@ def measure(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: 
     """Fired and right counts a kind of query, and the balanced accuracy of the router and of cosine."""
     table: dict[str, dict[str, Any]] = {}
     best: dict[bool, list[Hit]] = defaultdict(list)
-    for kind, meant, candidates in ask(memory, maker, facts, count, seed):
+    answered = list(ask(memory, maker, facts, count, seed))
+    for kind, meant, candidates in answered:
         governing = memory.scope.govern(candidates, "9999")
         row = table.setdefault(kind, {"total": 0, "fired": 0, "right_fact": 0})
         row["total"] += 1
@@ -93,7 +105,15 @@ def measure(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: 
     threshold, cosine = best_threshold([h.similarity for h in best[True]], [h.similarity for h in best[False]])
     silent = [1 - table[k]["fired"] / table[k]["total"] for k in KINDS[1:]]
     ours = (table["in_scope"]["right_fact"] / table["in_scope"]["total"] + sum(silent) / len(silent)) / 2
-    return {"facts": len(facts), "slices": table, "balanced": round(ours, 4), "cosine": {"threshold": round(threshold, 3), "balanced": round(cosine, 4)}}
+    told = [(candidates[0].score, candidates[0].fact.id == meant and kind in INSIDE) for kind, meant, candidates in answered if candidates]
+    error = calibration_error([score for score, _ in told], [right for _, right in told])
+    return {
+        "facts": len(memory.ledger.facts()),
+        "slices": table,
+        "balanced": round(ours, 4),
+        "calibration_error": round(error, 4),
+        "cosine": {"threshold": round(threshold, 3), "balanced": round(cosine, 4)},
+    }
 
 
 def best_threshold(inside: list[float], outside: list[float]) -> tuple[float, float]:
@@ -110,16 +130,19 @@ def best_threshold(inside: list[float], outside: list[float]) -> tuple[float, fl
 @click.option("--out", type=click.Path(path_type=Path), help="Where the JSON goes; stdout if not given.")
 @click.option("--count", default=1000, show_default=True, help="Facts in memory.")
 @click.option("--queries", "asked", default=400, show_default=True, help="Queries of each kind.")
+@click.option("--further", default=0, show_default=True, help="Further facts in memory, about invented subjects.")
 @click.option("--seed", default=11, show_default=True)
-def main(facts: Path, text: Path, out: Path | None, count: int, asked: int, seed: int) -> None:
+def main(facts: Path, text: Path, out: Path | None, count: int, asked: int, further: int, seed: int) -> None:
     """Score the router on held-out relations, subjects and phrasings."""
-    maker = makers(facts, text).score
+    made = makers(facts, text)
+    maker = made.score
     chosen = distinct_facts(maker, count, random.Random(seed))
-    command = f"python -m hybrid.scope.evaluate --count {count} --queries {asked} --seed {seed}"
+    command = f"python -m hybrid.scope.evaluate --count {count} --queries {asked} --seed {seed}" + (f" --further {further}" if further else "")
     result: dict[str, Any] = {"command": command}
     for name, hidden in (("known", ()), ("unknown", SCORE)):
         with tempfile.TemporaryDirectory() as folder, HybridMemory(folder) as memory:
             memory.router.witness.phrasings = Phrasings(hidden=hidden)
+            crowd(memory, made.train, further, seed)
             result |= {name: measure(memory, maker, chosen, asked, seed)}
     written = json.dumps(result, indent=1)
     if out:

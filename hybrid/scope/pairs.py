@@ -135,13 +135,20 @@ class PairMaker:
             pool = relation.held_out_questions if self.held_out else relation.questions
         return fill(rng.choice(pool), subject)
 
-    def about(self, rng: random.Random, fact: Triple, kind: str, statement: str | None = None) -> str:
-        """A query that the fact does not govern, of one of the negative kinds."""
+    def about(self, rng: random.Random, fact: Triple, kind: str, statement: str | None = None, frame: str | None = None) -> str:
+        """A query that the fact does not govern, of one of the negative kinds.
+
+        Args:
+            statement: the fact as it was stated; drawn if None.
+            frame: the one of `FRAMES` that it was stated in, if any.
+        """
         relation = self.lexicon[fact.relation]
         if kind == "mention":
             return rng.choice(MENTIONS).replace("{}", fact.subject)
         if kind == "unrelated":
             return rng.choice(self.prose)
+        if kind == "same_subject" and (frame is not None or rng.random() < 0.25):
+            return self._dress(rng, self._named_elsewhere(rng, fact, frame or rng.choice(FRAMES)))
         elsewhere = kind == "same_subject" or (kind == "distractor" and rng.random() < 0.5)
         query = self._elsewhere(rng, fact) if elsewhere else self.query(rng, relation, self._other_subject(rng, fact.subject, relation))
         if kind == "distractor":
@@ -151,30 +158,23 @@ class PairMaker:
     def pair(self, rng: random.Random, kind: str) -> Pair:
         """One pair of a kind (see `KINDS`)."""
         fact = self.fact(rng)
-        if kind == "same_subject" and rng.random() < 0.4:
-            return self._sibling(rng, fact)
-        statement = self.statement(rng, fact)
-        if kind == "in_scope":
-            query = self._dress(rng, self.query(rng, self.lexicon[fact.relation], fact.subject))
-            return Pair(statement, query, True, kind)
-        return Pair(statement, self.about(rng, fact, kind, statement), False, kind)
-
-    def _sibling(self, rng: random.Random, fact: Triple) -> Pair:
-        """A fact, and another relation in its own name, often in the same frame; or any value but the stored one."""
         relation = self.lexicon[fact.relation]
-        frame = rng.choice(FRAMES)
-        statement = f"{_framed(frame, rng.choice(relation.names), fact.subject)} {fact.target}" if rng.random() < 0.5 else self.statement(rng, fact)
+        frame = rng.choice(FRAMES) if kind == "same_subject" and rng.random() < 0.2 else None
+        statement = f"{_framed(frame, rng.choice(relation.names), fact.subject)} {fact.target}" if frame else self.statement(rng, fact)
+        if kind == "in_scope":
+            return Pair(statement, self._dress(rng, self.query(rng, relation, fact.subject)), True, kind)
+        return Pair(statement, self.about(rng, fact, kind, statement, frame), False, kind)
+
+    def _named_elsewhere(self, rng: random.Random, fact: Triple, frame: str) -> str:
+        """A query for something else in its own name, often in the fact's frame; or for any value but the stored one."""
+        relation = self.lexicon[fact.relation]
         if rng.random() < 0.1:
             asked = _framed("the {a} of {s}", rng.choice(relation.names), fact.subject)
             query = rng.choice(EXCLUDED).replace("{q}", asked).replace("{t}", fact.target)
-            return Pair(statement, query[0].upper() + query[1:], False, "same_subject")
-        names = (
-            attributes.pick(rng, relation.subject_type, relation.names).names
-            if self.broad and rng.random() < 0.4
-            else self._other_relation(rng, relation).names
-        )
-        query = _framed(frame if rng.random() < 0.5 else rng.choice(ASKED + FRAMES), rng.choice(names), fact.subject)
-        return Pair(statement, self._dress(rng, query), False, "same_subject")
+            return query[0].upper() + query[1:]
+        beyond = self.broad and rng.random() < 0.4
+        names = attributes.pick(rng, relation.subject_type, relation.names).names if beyond else self._other_relation(rng, relation).names
+        return _framed(frame if rng.random() < 0.5 else rng.choice(ASKED + FRAMES), rng.choice(names), fact.subject)
 
     def draw(self, rng: random.Random) -> Pair:
         """A pair for training."""
