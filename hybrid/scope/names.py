@@ -16,6 +16,8 @@ LETTERS = {"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", 
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
 QUALIFIERS = frozenset("new old north south east west northern southern eastern western upper lower great greater little big saint junior senior jr sr".split())
 """Words that tell one name from another rather than spell it otherwise."""
+LONG = 8
+"""Letters of a name of one word that may be misspelt; of shorter ones too many are one letter apart (Iran, Iraq)."""
 INSERTED = 3
 """Words that another spelling may have beside the name's own."""
 SHORT = (
@@ -54,7 +56,7 @@ def variant(name: str, text: str) -> tuple[int, int] | None:
     out or added within, words in another order or run together, what stands behind a comma left out, a given name's short form, one letter of a
     long word mistaken.
 
-    The first and the last word of a name must be there, in whichever order; a name of one word has no other spellings but accents.
+    The first and the last word of a name must be there, in whichever order; a short name of one word has no other spellings but accents.
     """
     own = [word for word, _ in _words(name)]
     while len(own) > 1 and _plain(own[0]) in TITLES:
@@ -149,9 +151,10 @@ def _slip(a: str, b: str) -> bool:
 def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two sequences of words are one name."""
     if len(own) == 1:
-        return len(other) == 1 and _same(own[0], other[0])
+        return len(other) == 1 and (_same(own[0], other[0]) or (min(len(own[0]), len(other[0])) >= LONG and other[0][0].isupper() and _slip(own[0], other[0])))
     if len(other) == 1 or not all(word[0].isupper() or word[0].isdigit() or _plain(word) in SMALL for word in (own[0], own[-1])):
-        return len(own) == len(other) and all(map(_same, own, other))
+        apart = [(a, b) for a, b in zip(own, other, strict=False) if not _same(a, b)]
+        return len(own) == len(other) and len(apart) <= min(1, len(own) - 1) and all(_slip(a, b) for a, b in apart)
     if len(own) == len(other) == 2 and _same(own[0], other[1]) and _same(own[1], other[0]):
         return other[0][0].isupper() and not any(word.isdecimal() for word in own)
     if len(own) == len(other) == 2 and ((_same(own[0], other[1]) and _slip(own[1], other[0])) or (_slip(own[0], other[1]) and _same(own[1], other[0]))):
@@ -166,6 +169,7 @@ def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
         return False
     if {word for word in map(_plain, mine) if word in QUALIFIERS} != {word for word in map(_plain, theirs) if word in QUALIFIERS}:
         return False
+    mine, theirs = ([word for word in words if _plain(word) not in SMALL] for words in (mine, theirs))
     return _subsequence(mine, theirs) or _subsequence(theirs, mine)
 
 
