@@ -25,7 +25,7 @@ from hybrid.lexicon import Relation, fill, plentiful
 from hybrid.model import POCKET, LanguageModel
 from hybrid.pocket.corpus import Corpus
 from hybrid.pocket.facts import Triple
-from hybrid.pocket.names import WORDS, invent
+from hybrid.pocket.names import WORDS, invent, odd
 from hybrid.pocket.train import Settings, make_corpus
 from stores.records import Fact, Hit
 
@@ -59,6 +59,7 @@ class Card:
                 self._item(triple, others=self.rng.choice((1, 2)), ranked=True) for triple in unseen
             ],
             "two or three facts, in any order": [self._item(triple, others=self.rng.choice((1, 2))) for triple in unseen],
+            "one fact, names of any shape": [self._item(triple._replace(subject=odd(self.rng), target=odd(self.rng))) for triple in unseen],
         }
 
     def _known(self) -> list[Triple]:
