@@ -36,14 +36,15 @@ def calibrate(folder: Path, facts: Path, text: Path, count: int = 1000, queries:
     chosen = distinct_facts(maker, count, random.Random(seed))
     about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     seen: list[tuple[str, Evidence, bool, bool]] = []
+    sizes: Counter[str] = Counter()
     scorer = ScopeScorer(folder)
     scorer.about["evidence"] = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"bias": 0.0}  # all candidates alike, whatever was fitted before
     for hidden in (SCORE, (*SCORE, *CALIBRATE)):
         with tempfile.TemporaryDirectory() as store, HybridMemory(store) as memory:
             memory.router.witness = Witness(scorer, memory.embedder, Phrasings(hidden=hidden))
             for kind, meant, candidates in ask(memory, maker, chosen, queries, seed):
+                sizes[kind] += 1
                 seen += [(kind, Evidence(**hit.evidence), kind in INSIDE and hit.fact.id == meant, hit.fact.id == meant) for hit in candidates]
-    sizes = Counter(kind for kind, _, _, asked in seen if asked)
     importance = [(1.0 if asked else OTHERS) / sizes[kind] for kind, _, _, asked in seen]
     about["evidence"] = fit([evidence for _, evidence, _, _ in seen], [label for _, _, label, _ in seen], importance)
     about |= {"calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}

@@ -91,7 +91,7 @@ class Reading:
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         bare = without(name, asked, span(name, asked), PRONOUN)
-        noun = 0.0 if bare is None else agreement(asked_for(bare, PRONOUN), relation, " ".join(forms))
+        noun = 0.0 if bare is None else agreement(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
         within = where is not None and longer(where, last)
         return cls(
             asked,

@@ -6,6 +6,7 @@ A query in such a frame names the relation. A fact that is about something else 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -70,17 +71,20 @@ def _named() -> dict[str, frozenset[str]]:
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
-def agreement(noun: Noun | None, relation: Relation | None, told: str) -> float:
+def agreement(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> float:
     """Whether a query asks by name for what a fact tells: 1 if so, -1 if for something else, 0 if that cannot be seen.
 
     Args:
         noun: what is asked for, see `asked`.
         relation: the fact's, None if the lexicon does not know it.
         told: the fact's prompt and relation as they were stored.
+        hidden: relations whose names are not known.
     """
     if noun is None:
         return 0.0
     named = _named().get(noun.phrase)
+    if named and named <= set(hidden):
+        named = None
     if relation is not None and any(ambiguous(each, relation.id) for each in named or ()):
         return 1.0
     wanted = _stems(noun.phrase)
@@ -88,7 +92,9 @@ def agreement(noun: Noun | None, relation: Relation | None, told: str) -> float:
         return 1.0
     if wanted & _stems(" ".join((told, *(relation.names if relation else ())))):
         return 0.0
-    return -1.0 if noun.alone or named is not None else 0.0
+    if named is not None:
+        return -1.0
+    return -1.0 if noun.alone and relation is not None else 0.0  # what the lexicon knows by no name may have others
 
 
 def excluded(target: str, query: str) -> bool:
