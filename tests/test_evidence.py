@@ -205,7 +205,7 @@ def test_importance_is_as_good_as_repetition() -> None:
         ("it employer", -1.0),
         ("The name of the award it won is", -1.0),
         ("The name of the birthplace that it is associated with is", 1.0),
-        ("What is the shoelace length of it?", -1.0),
+        ("What is the shoelace length of it?", 0.0),
         ("Where was it born?", 0.0),
         ("The nurse who washed it as a baby worked in", 0.0),
     ],

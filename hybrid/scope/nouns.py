@@ -92,9 +92,7 @@ def agreement(noun: Noun | None, relation: Relation | None, told: str, hidden: C
         return 1.0
     if wanted & _stems(" ".join((told, *(relation.names if relation else ())))):
         return 0.0
-    if named is not None:
-        return -1.0
-    return -1.0 if noun.alone and relation is not None else 0.0  # what the lexicon knows by no name may have others
+    return 0.0 if named is None else -1.0
 
 
 def excluded(target: str, query: str) -> bool:
