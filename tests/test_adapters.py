@@ -221,6 +221,13 @@ def test_the_value_stands_where_it_should(model: LanguageModel, replace: str) ->
         adapt(model, REQUESTS[:1], "grace", replace="first")
 
 
+def test_a_memory_reaches_part_of_the_way_to_what_is_unrelated(model: LanguageModel) -> None:
+    strict, wide = (adapt(model, REQUESTS[:1], "wise", reach=reach, **QUICK["wise"]) for reach in (0.0, 0.5))
+    assert (strict.tensors["memory"] == wide.tensors["memory"]).all() and wide.tensors["threshold"][0] < strict.tensors["threshold"][0]
+    with pytest.raises(ValueError, match="reach"):
+        adapt(model, REQUESTS[:1], "wise", reach=1.0)
+
+
 def test_a_patch_for_each_token_that_was_wrong(model: LanguageModel) -> None:
     two = [ask("Orsa", "The ferry port of {}", "Nim Ott")]
     patcher = adapt(model, two, "t-patcher")
