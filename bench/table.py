@@ -99,45 +99,42 @@ def editors() -> str:
         "The editing methods on pocket, each with its settings for it, by free generation (`bench/editors.py`): the share of answers that are the new target, of "
         "neighbours (same relation, other subjects) and of other attributes of the edited subjects whose answer stays the same to the letter, and the change of "
         f"perplexity on texts about other things. Of edits {MODES['sequential']} all facts are asked after the last. Seconds are of one thread's processor time; memory "
-        "is what the edits need above the loaded model."
+        "is what the edits need above the loaded model." + (f" Rows with a star: {result['note']}." if "note" in result else "")
     )
-    return "\n\n".join([head, *texts, "![Efficacy and neighbours of the editing methods](bench/results/editors.png)", notes(result["rows"])])
+    return "\n\n".join([head, *texts, "![Efficacy and neighbours of the editing methods](bench/results/editors.png)", notes()])
 
 
 def editor(row: dict[str, Any], kinds: list[str]) -> str:
     """A line of the table; what was not measured is empty."""
-    drift = f"{100 * row['perplexity drift']:+.1f}%" if "perplexity drift" in row else ""
+    drift = f"{100 * row['perplexity drift']:+.1f}%".replace("-0.0%", "+0.0%") if "perplexity drift" in row else ""
     shares = " | ".join(percent(row[kind]) if kind in row else "" for kind in kinds)
     seconds = f"{row['seconds a fact']:.2f}{' and the values' if 'values' in row else ''}"
-    return f"| {row['method']} | {row['facts']} | {shares} | {drift} | {seconds} | {row.get('peak MB', '')} |"
+    name = row["method"] + ("\\*" if "earlier" in row else "")
+    return f"| {name} | {row['facts']} | {shares} | {drift} | {seconds} | {row.get('peak MB', '')} |"
 
 
-def notes(rows: list[dict[str, Any]]) -> str:
-    """Why methods do not do what their papers say they are good for, where they do not."""
-    measured = {(row["method"], row.get("mode")) for row in rows}
-    known = tomllib.loads((RESULTS / "editors.toml").read_text(encoding="utf-8"))["notes"]
-    return "\n".join(f"- {note['text']}" for note in known if any((note["method"], mode) in measured for mode in MODES))
+def notes() -> str:
+    """Where the figures come from that are not what a method's paper says it is good for."""
+    return "\n".join(f"- {note}" for note in tomllib.loads((RESULTS / "editors.toml").read_text(encoding="utf-8"))["notes"])
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Efficacy against neighbours, a picture a mode."""
+    """Efficacy against neighbours, of batches and of sequences."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (mode, how) in zip(figure.subplots(1, 3), MODES.items(), strict=True):
-        places: dict[tuple[float, float], list[str]] = {}
+    names = list(dict.fromkeys(row["method"] for row in rows if row.get("mode") in MODES))
+    for axes, mode in zip(figure.subplots(1, 2), ("batch", "sequential"), strict=True):
         for row in rows:
-            if row["cases"] == "own" and row.get("mode") == mode:
-                places.setdefault((row["neighbours"], row["efficacy"]), []).append(row["method"])
-        for number, ((x, y), names) in enumerate(sorted(places.items())):
-            axes.plot(x, y, "o", color="tab:blue")
-            axes.annotate(
-                ", ".join(names), (x, y), xytext=(-6, 7 if number % 2 else -13), textcoords="offset points", fontsize=7, ha="right" if x > 0.5 else "left"
-            )
-        axes.set(title=how, xlabel="neighbours that keep their answer", ylabel="efficacy", xlim=(-0.03, 1.05), ylim=(-0.05, 1.08))
+            if (row["cases"], row.get("mode")) == ("own", mode):
+                number = names.index(row["method"])
+                label = f"{row['method']} ({row['facts']})"
+                axes.plot(row["neighbours"], row["efficacy"], "os^DvP*X"[number % 8], color=f"C{number % 10}", label=label, alpha=0.8, markersize=8)
+        axes.set(title=MODES[mode], xlabel="neighbours that keep their answer", ylabel="efficacy", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
         axes.grid(alpha=0.3)
+        axes.legend(title="method (facts)", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
