@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -79,29 +80,62 @@ def insert() -> str:
     )
 
 
+MODES = {"single": "one by one", "batch": "in one batch", "sequential": "one after another"}
+KINDS = ("efficacy", "phrasings", "questions", "held-out questions", "neighbours", "same-subject")
+
+
 def editors() -> str:
-    """Every editor on pocket."""
+    """Every editing method on pocket."""
     result = load("editors.json")
-    plain = {row["cases"]: row for row in result["rows"] if row["method"] == "unedited"}
     texts = []
-    for cases, about in (("own", "facts that pocket knows, given another target, in the project's phrasings"), ("counterfact", "CounterFact records")):
-        rows = [row for row in result["rows"] if row["cases"] == cases]
-        if not rows:
-            continue
-        kinds = [kind for kind in ("efficacy", "phrasings", "questions", "held-out questions", "neighbours") if any(kind in row for row in rows)]
-        lines = [f"| {about} | facts | {' | '.join(kinds)} | perplexity | seconds |", f"|---|---|{'---|' * len(kinds)}---|---|"]
-        for row in rows:
-            drift = f"{100 * (row['perplexity'] / plain[cases]['perplexity'] - 1):+.1f}%" if "perplexity" in row and row["method"] != "unedited" else ""
-            what = row["method"] + {"batch": ", one batch", "single": ", one by one"}.get(row.get("mode", ""), "")
-            shares = " | ".join(percent(row[kind]) for kind in kinds)
-            lines.append(f"| {what} | {row['facts']} | {shares} | {drift} | {row.get('seconds', '')} |")
-        texts.append("\n".join(lines))
+    for cases, about in (("own", "facts that pocket knows, given another target"), ("counterfact", "CounterFact records")):
+        for mode, how in MODES.items():
+            rows = [row for row in result["rows"] if (row["cases"], row.get("mode")) == (cases, mode)]
+            if rows:
+                kinds = [kind for kind in KINDS if any(kind in row for row in rows)]
+                head = f"| {about}, {how} | facts | {' | '.join(kinds)} | perplexity | seconds a fact | peak MB |\n|---|{'---|' * (len(kinds) + 4)}"
+                texts.append("\n".join([head, *(editor(row, kinds) for row in rows)]))
     head = (
-        "The editors on pocket, each with its settings for it, by free generation (`bench/editors.py`): the share of answers that are the new target, of "
-        "neighbours (same relation, other subjects) whose answer stays the same to the letter, and the change of perplexity on texts about other things. "
-        "Seconds are those of the batch, or of one fact."
+        "The editing methods on pocket, each with its settings for it, by free generation (`bench/editors.py`): the share of answers that are the new target, of "
+        "neighbours (same relation, other subjects) and of other attributes of the edited subjects whose answer stays the same to the letter, and the change of "
+        f"perplexity on texts about other things. Of edits {MODES['sequential']} all facts are asked after the last. Seconds are of one thread's processor time; memory "
+        "is what the edits need above the loaded model." + (f" Rows with a star: {result['note']}." if "note" in result else "")
     )
-    return "\n\n".join([head, *texts])
+    return "\n\n".join([head, *texts, "![Efficacy and neighbours of the editing methods](bench/results/editors.png)", notes()])
+
+
+def editor(row: dict[str, Any], kinds: list[str]) -> str:
+    """A line of the table; what was not measured is empty."""
+    drift = f"{100 * row['perplexity drift']:+.1f}%".replace("-0.0%", "+0.0%") if "perplexity drift" in row else ""
+    shares = " | ".join(percent(row[kind]) if kind in row else "" for kind in kinds)
+    seconds = f"{row['seconds a fact']:.2f}{' and the values' if 'values' in row else ''}"
+    name = row["method"] + ("\\*" if "earlier" in row else "")
+    return f"| {name} | {row['facts']} | {shares} | {drift} | {seconds} | {row.get('peak MB', '')} |"
+
+
+def notes() -> str:
+    """Where the figures come from that are not what a method's paper says it is good for."""
+    return "\n".join(f"- {note}" for note in tomllib.loads((RESULTS / "editors.toml").read_text(encoding="utf-8"))["notes"])
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Efficacy against neighbours, of batches and of sequences."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(row["method"] for row in rows if row.get("mode") in MODES))
+    for axes, mode in zip(figure.subplots(1, 2), ("batch", "sequential"), strict=True):
+        for row in rows:
+            if (row["cases"], row.get("mode")) == ("own", mode):
+                number = names.index(row["method"])
+                label = f"{row['method']} ({row['facts']})"
+                axes.plot(row["neighbours"], row["efficacy"], "os^DvP*X"[number % 8], color=f"C{number % 10}", label=label, alpha=0.8, markersize=8)
+        axes.set(title=MODES[mode], xlabel="neighbours that keep their answer", ylabel="efficacy", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+        axes.grid(alpha=0.3)
+        axes.legend(title="method (facts)", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def speed() -> str:
@@ -126,6 +160,7 @@ def main(check: bool) -> None:
     if check:
         sys.exit(old != new)
     readme.write_text(new, encoding="utf-8")
+    plot(load("editors.json")["rows"], RESULTS / "editors.png")
 
 
 if __name__ == "__main__":

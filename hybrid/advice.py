@@ -24,7 +24,7 @@ WORKLOADS = {"single": "one fact", "batch": "a batch", "sequential": "a stream"}
 """What tables call a mode, and what people do."""
 SAME_MODE = {"single": "single", "batch": "batch", "sequential": "sequential", "sequence": "sequential", "stream": "sequential"}
 MEASURES = {"efficacy": "efficacy", "phrasings": "phrasing", "questions": "phrasing", "held-out questions": "phrasing", "generalization": "phrasing",
-            "neighbours": "locality", "locality": "locality"}  # fmt: skip
+            "neighbours": "locality", "same-subject": "locality", "locality": "locality"}  # fmt: skip
 CLOSE = 0.03
 """Scores within this of the best are not told apart, and neither are those that so few facts could not separate."""
 
@@ -99,7 +99,6 @@ def read(path: Path) -> Table:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> Iterable[Row]:
-    calm = {row["cases"]: row.get("perplexity") for row in rows if row["method"] == "unedited"}
     cases = "own" if any(row["cases"] == "own" for row in rows) else rows[0]["cases"]
     for row in rows:
         mode = SAME_MODE.get(row.get("mode", ""))
@@ -110,9 +109,9 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> Iterable[Row]:
             if name in row:
                 sides[side].append(float(row[name]))
         means = {side: sum(values) / len(values) for side, values in sides.items()}
-        text = min(1.0, calm[cases] / row["perplexity"]) if calm.get(cases) and row.get("perplexity") else None
-        seconds = row["seconds"] / (row["facts"] if mode == "batch" else 1) if row.get("seconds") is not None else None
-        yield Row(method=row["method"], mode=mode, facts=int(row["facts"]), text=text, seconds=seconds, **means)
+        drift = row.get("perplexity drift")
+        text = None if drift is None else min(1.0, 1 / (1 + drift))
+        yield Row(method=row["method"], mode=mode, facts=int(row["facts"]), text=text, seconds=row.get("seconds a fact"), **means)
 
 
 def _evaluated(found: Mapping[str, Any], path: Path) -> Table:

@@ -15,6 +15,7 @@ from cli import main
 from hybrid.adapters.base import adapt, attach, attached
 from hybrid.adapters.codebook import Codebook, nearest
 from hybrid.adapters.prompts import prompts_end
+from hybrid.architecture import Architecture, captured
 from hybrid.editing import answers
 from hybrid.editors import ADAPTERS
 from hybrid.model import LanguageModel
@@ -205,6 +206,26 @@ def test_labels_stay_in_step_with_keys(model: LanguageModel, made: dict[str, Ada
     assert other.extra["labels"] == ["Wex"] and first.extra["labels"] == ["Nim"]
     with attached(model, other):
         assert answers(model, [REQUESTS[0].cloze])[0].startswith("Wex")
+
+
+@pytest.mark.parametrize("replace", ["prompt", "last"])
+def test_the_value_stands_where_it_should(model: LanguageModel, replace: str) -> None:
+    one = adapt(model, REQUESTS[:1], "grace", replace=replace, **QUICK["grace"])
+    ids = torch.tensor([model.tokenizer(REQUESTS[0].cloze)["input_ids"]])
+    block = Architecture(model.model).part(one.settings["layer"], "block")
+    with attached(model, one), captured({"out": block}) as seen, torch.no_grad():
+        model.model(input_ids=ids)
+    there = (seen["out"][0] == torch.from_numpy(one.tensors["values"][0])).all(1).tolist()
+    assert there == [replace == "prompt"] * (ids.shape[1] - 1) + [True]
+    with pytest.raises(ValueError, match="prompt, last"):
+        adapt(model, REQUESTS[:1], "grace", replace="first")
+
+
+def test_a_memory_reaches_part_of_the_way_to_what_is_unrelated(model: LanguageModel) -> None:
+    strict, wide = (adapt(model, REQUESTS[:1], "wise", reach=reach, **QUICK["wise"]) for reach in (0.0, 0.5))
+    assert (strict.tensors["memory"] == wide.tensors["memory"]).all() and wide.tensors["threshold"][0] < strict.tensors["threshold"][0]
+    with pytest.raises(ValueError, match="reach"):
+        adapt(model, REQUESTS[:1], "wise", reach=1.0)
 
 
 def test_a_patch_for_each_token_that_was_wrong(model: LanguageModel) -> None:

@@ -21,10 +21,12 @@ from stores.records import Fact
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
 
+PLACES = ("prompt", "last")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grace(AdapterMethod):
-    """GRACE. The key is what enters a block at the prompt's last token, the value what leaves it there.
+    """GRACE. The key is what enters a block at the prompt's last token, the value what leaves it at the prompt's tokens (the authors' `replace_prompt`).
 
     Requests are learnt in their order, as a stream; values are trained from what the block gave (the paper's warm start).
     The paper's radius and learning rate are numbers for one model each; here both are shares of what the model has there, so that
@@ -33,6 +35,8 @@ class Grace(AdapterMethod):
 
     radius: float = 0.4
     """Initial deferral radius, as a share of the key's norm."""
+    replace: str = "prompt"
+    """Where the value stands: at all of the prompt's tokens ("prompt"), so that the whole of a long target can see nothing else of it, or at its "last" one."""
 
     method = "grace"
 
@@ -40,6 +44,8 @@ class Grace(AdapterMethod):
         super().__post_init__()
         if not 0 < self.radius < float("inf"):
             raise ValueError(f"radius must be positive, not {self.radius}")
+        if self.replace not in PLACES:
+            raise ValueError(f"replace must be one of {', '.join(PLACES)}, not {self.replace!r}")
 
     def default_layer(self, blocks: int) -> int:
         """A third of the depth: what follows the target's first token learns of the value through the blocks above alone, and needs some."""
@@ -72,15 +78,14 @@ class Grace(AdapterMethod):
             scale = initial[part].pow(2).mean(1, keepdim=True).sqrt()
             change = torch.zeros_like(initial[part], requires_grad=True)
             optimizer = torch.optim.Adam([change], lr=self.lr)
-            rows = torch.arange(len(ends), device=ends.device)
             with torch.no_grad(), captured({"out": arch.part(layer, "block")}) as seen:
                 run(arch, batch.ids, batch.mask, last=layer)
             below = seen["out"]
+            places = _places(below, ends, self.replace)
             best = torch.full((len(ends),), float("inf"), device=ends.device)
             for _ in range(self.steps):
                 value = initial[part] + scale * change
-
-                out, _ = run(arch, batch.ids, batch.mask, first=layer + 1, hidden=below.index_put((rows, ends), value.to(below.dtype)))
+                out, _ = run(arch, batch.ids, batch.mask, first=layer + 1, hidden=torch.where(places, value[:, None].to(below.dtype), below))
                 each = state_losses(arch, out, batch)
                 better = (each.detach() < best) & ~(best < self.stop)
                 best = torch.where(better, each.detach(), best)
@@ -96,7 +101,7 @@ class Grace(AdapterMethod):
     @staticmethod
     @contextmanager
     def attached(arch: Architecture, adapter: Adapter) -> Iterator[None]:
-        """At a prompt's last token, the value of the nearest key within whose radius the state lies takes the place of the block's output."""
+        """The value of the nearest key, if the state at the prompt's last token lies within its radius, takes the place of the block's output there."""
         keys, values, radii = (tensor(adapter, name, arch) for name in ("keys", "values", "radii"))
         prompts = Prompts()
 
@@ -105,10 +110,16 @@ class Grace(AdapterMethod):
                 return None
             rows = torch.arange(len(hidden), device=hidden.device)
             found = nearest(given[rows, prompts.ends].to(keys.dtype), keys, radii)
-            hit = found >= 0
-            if not bool(hit.any()):
+            if not bool((found >= 0).any()):
                 return None
-            return hidden.index_put((rows[hit], prompts.ends[hit]), values[found[hit]].to(hidden.dtype))
+            places = _places(hidden, prompts.ends, adapter.settings.get("replace", "last")) & (found >= 0)[:, None, None]
+            return torch.where(places, values[found.clamp_min(0)][:, None].to(hidden.dtype), hidden)
 
         with prompts.watching(arch.model.base_model), hooked(arch.part(adapter.settings["layer"], "block"), change):
             yield
+
+
+def _places(hidden: Tensor, ends: Tensor, replace: str) -> Tensor:
+    """Which positions of states (rows, length, d) take the value, (rows, length, 1)."""
+    at = torch.arange(hidden.shape[1], device=hidden.device)
+    return (at == ends[:, None] if replace == "last" else at <= ends[:, None])[..., None]

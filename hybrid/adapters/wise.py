@@ -45,6 +45,11 @@ class Wise(AdapterMethod):
     """What the activations of the facts are pushed above."""
     gamma: float = 0.4
     """How far the two are pushed apart."""
+    reach: float = 0.0
+    """How far the threshold lies below the least activation of what was taught, as a share of the way to the largest unrelated one; the paper's is 0.
+
+    With it a memory of one fact claims that very prompt alone, since the paper teaches each fact behind many random prefixes, and this does not.
+    """
     seed: int = 0
     """Of the masks."""
 
@@ -54,6 +59,8 @@ class Wise(AdapterMethod):
         super().__post_init__()
         if not 0 < self.ratio <= 1 or self.shard < 1 or min(self.alpha, self.beta, self.gamma) < 0:
             raise ValueError(f"ratio must be in (0, 1], shard at least 1, alpha, beta and gamma not negative: {self}")
+        if not 0 <= self.reach < 1:
+            raise ValueError(f"reach must be at least 0 and less than 1, not {self.reach}")
 
     def default_layer(self, blocks: int) -> int:
         """Two thirds of the depth (the paper's are mid to late)."""
@@ -73,7 +80,8 @@ class Wise(AdapterMethod):
             mask = (torch.rand(arch.weight(layer).shape, generator=generator) < self.ratio).to(keys)
             memory, found = self._train(arch, layer, [lessons[n] for n in mine], keys[mine], unrelated, size, mask)
             memories.append(memory)
-            thresholds.append(_activation(memory, keys[mine]).min())
+            least, most = _activation(memory, keys[mine]).min(), _activation(memory, unrelated).max()
+            thresholds.append(least - self.reach * (least - most).clamp_min(0))
             losses += found
         made = {"memory": torch.stack(memories), "threshold": torch.stack(thresholds) * (1 - 1e-4)}  # rounding must not lose the weakest one
         if onto is not None:

@@ -99,6 +99,7 @@ READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "float": (_finite, "a number"),
     "tuple[int, ...]": (lambda text: tuple(map(int, _parts(text))), "whole numbers, such as 3,4,5"),
     "tuple[str, ...]": (lambda text: tuple(_parts(text)), "names with commas between them"),
+    "str": (str, "text"),
     "str | None": (str, "text"),
 }
 """How a setting of a type is read, and what to write."""
