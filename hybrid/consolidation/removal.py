@@ -62,7 +62,7 @@ def forget(memory: HybridMemory, fact: Fact) -> Forgotten:
             cache = ValueStore(memory.folder / "values.db")
             cache.forget(keys)
             cache.close()
-        memory.stability.pardon(ids)
+        memory.stability.scrub(ids)
         gone = memory.ledger.forget(fact, memory.author)
     memory.save()
     if made is None:
@@ -90,8 +90,8 @@ def without(memory: HybridMemory, ids: Sequence[str]) -> Result:
         if refused:
             raise HybridError(f"a fact that stays has no value any more ({next(iter(refused.values()))}); run `hybrid consolidate --force`, then forget again")
         memory.stability.note_keys(keys.items())
-        run.rounds.chosen = staying
-        run.rounds.solution, run.rounds.verification = run.rounds.tried(staying)
+        if not run.rounds.best(staying):
+            run.rounds.solution, run.rounds.verification = run.rounds.tried(staying, manifest.settings.get("weight"))
         run.fill(result)
         run.publish(result)
         return result

@@ -39,6 +39,7 @@ def numbers(result: Result) -> dict[str, Any]:
             }
             for o in (found.outcomes if found else ())
         ],
+        "flipped": {query: list(found.neighbours[query]) for query in found.flipped} if found else {},
         "dropped": [{"id": each, "statement": statements[each], "reason": why} for each, why in result.dropped.items()],
         "waiting": [{"id": v.fact.id, "statement": v.fact.statement, "reason": v.reason} for v in result.verdicts if not v.eligible],
         "probes": []
@@ -71,7 +72,8 @@ def page(about: dict[str, Any]) -> str:
         f"<h1>Consolidation</h1><p>{escape(about['at'][:19])} UTC, weights <code>{escape(str(about['weights_hash'])[:16])}</code></p>{verdict}",
         _bars([(name.replace("_", " "), about["figures"][name]) for name in SHARES]) + _lines(about["rounds"]) if about["rounds"] else "",
         _table("Figures", ("figure", "value"), [[name, f"{value:.4f}"] for name, value in about["figures"].items()]),
-        _table("Facts in the weights", ("fact", "own prompt", "other phrasings", "answers around it that changed"), facts),
+        _table("Facts in the weights", ("fact", "own prompt", "other phrasings", "answers about its subject that changed"), facts),
+        _table("Neighbours that changed", ("query", "before", "after"), [[query, *pair] for query, pair in about["flipped"].items()]),
         _table("Left the set, answered from memory", ("fact", "why"), [[d["statement"], d["reason"]] for d in about["dropped"]]),
         _table("Not taken up", ("fact", "why"), [[d["statement"], d["reason"]] for d in about["waiting"]]),
         _table(
