@@ -15,11 +15,15 @@ import json
 import platform
 import random
 import re
+import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +35,16 @@ from output import write
 from hybrid.architecture import Architecture
 from hybrid.consolidation.checks import prose, says
 from hybrid.consolidation.verify import perplexity
+from hybrid.consolidation.workshop import Workshop
 from hybrid.editing import answers as answers_of
 from hybrid.editing import apply, edit
+from hybrid.editors import editor_class
+from hybrid.editors.published import settings_for
 from hybrid.formats import flat
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel
 from hybrid.request import Request
-from policies.consolidation import Limits
+from policies.consolidation import Limits, canonical
 from stores.errors import BadRequest, HybridError
 from stores.records import Fact
 
@@ -66,16 +73,20 @@ def drawn(model: LanguageModel, path: Path, count: int, seed: int) -> tuple[list
     records = [r for r in json.loads(path.read_text(encoding="utf-8")) if r["prompt"].count(r["subject"]) == 1 and "{" not in r["prompt"]]
     rng = random.Random(f"consolidation/{seed}")
     rng.shuffle(records)
-    said = answers(model, [r["prompt"] for r in records])
     subjects: set[str] = set()
-    known, others = [], []
-    for record, answer in zip(records, said, strict=True):
-        case = Case(flat(record).checked(), record["rephrase_prompt"], record["locality_prompt"])
-        truth = Fact(id="", subject="", relation="", prompt="{}", target_new=record["ground_truth"])
-        if says(answer, case.fact) or case.request.subject.casefold() in subjects:
-            continue
-        subjects.add(case.request.subject.casefold())
-        (known if says(answer, truth) else others).append(case)
+    known: list[Case] = []
+    others: list[Case] = []
+    for start in range(0, len(records), 512):
+        part = records[start : start + 512]
+        for record, answer in zip(part, answers(model, [r["prompt"] for r in part]), strict=True):
+            case = Case(flat(record).checked(), record["rephrase_prompt"], record["locality_prompt"])
+            truth = Fact(id="", subject="", relation="", prompt="{}", target_new=record["ground_truth"])
+            if says(answer, case.fact) or case.request.subject.casefold() in subjects:
+                continue
+            subjects.add(case.request.subject.casefold())
+            (known if says(answer, truth) else others).append(case)
+        if len(known) >= count:
+            break
     cases = [*known[:count], *others[: max(0, count - len(known))]]
     rng.shuffle(cases)
     return cases, min(count, len(known))
@@ -121,6 +132,7 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
             "in_weights": len(memory.generations.in_live()), "memory_on": round(sum(says(a.text, c.fact) for a, c in zip(asked, so_far, strict=True)) / len(asked), 4),
             "routes": {route: sum(a.route == route for a in asked) for route in sorted({a.route for a in asked})},
             "weights_hash": memory.generations.live() and memory.generations.manifest(memory.generations.live()).weights_hash,
+            "weight": done.rounds[-1]["weight"] if done.rounds else None, "checked": done.verification.figures() if done.verification else None,
             "rounds": len(done.rounds), "left_out": reasons(done.dropped.values()), "broken": len(done.broken), "seconds": round(seconds, 2), "steps": done.seconds,
         }  # fmt: skip
         rows.append(row)
@@ -129,8 +141,10 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
 
 
 def chained(board: Board, name: str, cases: Sequence[Case], batches: int, method: str) -> list[dict[str, Any]]:
-    """Delta on delta, on a model of its own."""
+    """Delta on delta, on a model of its own, with the layers and values of the consolidation."""
     model = LanguageModel(name)
+    names = {field.name for field in fields(editor_class(method))}
+    settings = {key: value for key, value in settings_for("consolidation", model).items() if key in names}
     board = Board(model, cases, board.texts)
     rows, so_far = [], list[Case]()
     for number, part in enumerate(split(cases, batches), start=1):
@@ -139,7 +153,7 @@ def chained(board: Board, name: str, cases: Sequence[Case], batches: int, method
         facts, failed = [case.fact for case in part], None
         while facts:
             try:
-                apply(model, edit(model, facts, method))
+                apply(model, edit(model, facts, method, **settings))
                 break
             except BadRequest as error:  # the chain gives a target already
                 gone = int(str(error).split()[1]) - 1
@@ -173,19 +187,80 @@ def at_once(cases: Sequence[Case], name: str, folder: Path, limits: Limits, othe
             "one_more_seconds": round(one, 2),
             "share": round(one / first, 4),
         }
-        sides = [m.generations.load(m.generations.live())[1] if m.generations.live() else {} for m in (memory, other)]
-        held = [{(f.subject, f.prompt) for f in m.ledger.facts() if f.id in m.generations.in_live()} for m in (memory, other)]
-        found["other_store"] = {"same_set": held[0] == held[1]}
-        if held[0] == held[1] and sides[0]:
-            found["other_store"]["relative_difference"] = max(
-                float(np.linalg.norm(sides[0][n].dense - sides[1][n].dense) / np.linalg.norm(sides[1][n].dense)) for n in sides[0]
-            )
+        found["other_store"] = {"facts": {"one": len(memory.generations.in_live()), "other": len(other.generations.in_live())}}
+        found["other_store"] |= same_set(memory, other)
+        found["beside"] = beside(memory, cases, folder.parent / "copy")
         with_it = added.id in memory.generations.in_live()
         memory.forget(added.id)
         memory.consolidate(force=True, limits=limits)
         live = memory.generations.live()
         after = memory.generations.manifest(live).weights_hash if live else None
         return found | {"one_more_in_weights": with_it, "hash_back_after_forgetting": before == after}
+
+
+def same_set(one: HybridMemory, other: HybridMemory) -> dict[str, Any]:
+    """How far apart the weights are that two stores, filled in other orders, give to the set that the other has in its weights."""
+    manifest, changes = other.generations.load(other.generations.live())
+    wanted = {(f.subject, f.prompt) for f in map(other.ledger.get, manifest.fact_ids)}
+    facts = canonical(f for f in one.ledger.facts() if (f.subject, f.prompt) in wanted)
+    with Workshop(one).open() as shop:
+        solver = shop.as_made(manifest)
+        solver.fill_values(facts)
+        mine = solver.solve(facts, manifest.settings.get("weight")).changes
+    worst = max(float(np.linalg.norm(mine[n].dense - changes[n].dense) / np.linalg.norm(changes[n].dense)) for n in changes)
+    return {"same_set": len(facts), "relative_difference": worst}
+
+
+CHILD = """
+import json, resource, sys
+from hybrid.memory import HybridMemory
+memory = HybridMemory(sys.argv[1])
+memory.ask("The Eiffel Tower is in")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+loaded = peak()
+print("ready", flush=True)
+sys.stdin.readline()
+done = memory.consolidate(force=True, retry=True)
+print(json.dumps({"loaded_mib": round(loaded, 1), "peak_mib": round(peak(), 1), "seconds": done.seconds}), flush=True)
+"""
+
+
+def beside(memory: HybridMemory, cases: Sequence[Case], folder: Path) -> dict[str, Any]:
+    """Queries to a copy of a store, alone and while another process chooses its set anew, on the same processors; and that process's memory."""
+    memory.save()
+    shutil.copytree(memory.folder, folder)
+    asked = [case.fact.cloze for case in cases[:20]]
+    with HybridMemory(folder) as copy:
+        number = copy.generations.live()
+
+        old: list[bool] = []
+
+        def times() -> list[float]:
+            found = []
+            for query in asked:
+                started = time.perf_counter()
+                answer = copy.ask(query)
+                found.append((time.perf_counter() - started) * 1000)
+                old.append(answer.generation == number)
+            return found
+
+        times()
+        alone = times()
+        process = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        time.sleep(5)
+        during = times() if process.poll() is None else []
+        told = json.loads(process.stdout.readline())
+        process.communicate()
+    return {
+        "old_generation_answers": round(sum(old) / len(old), 4),
+        "query_ms_alone": round(statistics.median(alone), 1),
+        "query_ms_during": round(statistics.median(during), 1) if during else None,
+        **told,
+    }
 
 
 def reasons(dropped: Iterable[str]) -> dict[str, int]:
@@ -235,6 +310,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 @click.option("--texts", type=click.Path(exists=True, path_type=Path), help="JSON list of texts for perplexity, instead of the project's own.")
 @click.option("--min-phrasings", default=Limits.min_phrasings, show_default=True)
 @click.option("--min-locality", default=Limits.min_locality, show_default=True)
+@click.option("--min-same-subject", default=Limits.min_same_subject, show_default=True)
 @click.option("--max-perplexity-drift", default=Limits.max_perplexity_drift, show_default=True)
 @click.option("--chain", default="memit,alphaedit", show_default=True, help="Editors to chain beside it; nothing for none.")
 @click.option("--out", type=click.Path(path_type=Path))
@@ -247,7 +323,7 @@ def main(
     own = list(prose()) if texts is None else [prose_of(row) for row in json.loads(texts.read_text(encoding="utf-8"))]
     result: dict[str, Any] = {
         "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "limits": limits, "rows": [],
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "limits": vars(Limits(**limits)), "rows": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, HybridMemory(Path(folder) / "batches", model=name, author="bench") as memory:
         cases, known = drawn(memory.model, counterfact, count, seed)
