@@ -15,27 +15,24 @@ import json
 import platform
 import random
 import re
-import shutil
-import statistics
-import subprocess
-import sys
+import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from output import write
+from stores_compared import beside, same_set
 
 from hybrid.architecture import Architecture
 from hybrid.consolidation.checks import prose, says
 from hybrid.consolidation.verify import perplexity
-from hybrid.consolidation.workshop import Workshop
 from hybrid.editing import answers as answers_of
 from hybrid.editing import apply, edit
 from hybrid.editors import editor_class
@@ -44,7 +41,7 @@ from hybrid.formats import flat
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel
 from hybrid.request import Request
-from policies.consolidation import Limits, canonical
+from policies.consolidation import Limits
 from stores.errors import BadRequest, HybridError
 from stores.records import Fact
 
@@ -116,7 +113,7 @@ class Board:
         return shares | {"perplexity_drift": round(perplexity(self.model, self.texts) / self.perplexity - 1, 5), "norm": round(norm, 5)}
 
 
-def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batches: int, limits: Limits) -> list[dict[str, Any]]:
+def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batches: int, limits: Limits, method: str = "hybrid") -> list[dict[str, Any]]:
     """Batch after batch through a store."""
     rows = []
     for number, part in enumerate(split(cases, batches), start=1):
@@ -126,7 +123,7 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
         seconds = time.perf_counter() - started
         so_far = [case for each in split(cases, batches)[:number] for case in each]
         memory.weights.refresh()
-        row = {"method": "hybrid", "batch": number, "facts": len(so_far)} | board.row(so_far)
+        row = {"method": method, "batch": number, "facts": len(so_far)} | board.row(so_far)
         asked = [memory.ask(case.fact.cloze) for case in so_far]
         row |= {
             "in_weights": len(memory.generations.in_live()), "memory_on": round(sum(says(a.text, c.fact) for a, c in zip(asked, so_far, strict=True)) / len(asked), 4),
@@ -188,79 +185,15 @@ def at_once(cases: Sequence[Case], name: str, folder: Path, limits: Limits, othe
             "share": round(one / first, 4),
         }
         found["other_store"] = {"facts": {"one": len(memory.generations.in_live()), "other": len(other.generations.in_live())}}
-        found["other_store"] |= same_set(memory, other)
-        found["beside"] = beside(memory, cases, folder.parent / "copy")
+        if other.generations.live() and memory.generations.live():
+            found["other_store"] |= same_set(memory, other)
+        found["beside"] = beside(memory, [case.fact.cloze for case in cases[:20]], folder.parent / "copy")
         with_it = added.id in memory.generations.in_live()
         memory.forget(added.id)
         memory.consolidate(force=True, limits=limits)
         live = memory.generations.live()
         after = memory.generations.manifest(live).weights_hash if live else None
         return found | {"one_more_in_weights": with_it, "hash_back_after_forgetting": before == after}
-
-
-def same_set(one: HybridMemory, other: HybridMemory) -> dict[str, Any]:
-    """How far apart the weights are that two stores, filled in other orders, give to the set that the other has in its weights."""
-    manifest, changes = other.generations.load(other.generations.live())
-    wanted = {(f.subject, f.prompt) for f in map(other.ledger.get, manifest.fact_ids)}
-    facts = canonical(f for f in one.ledger.facts() if (f.subject, f.prompt) in wanted)
-    with Workshop(one).open() as shop:
-        solver = shop.as_made(manifest)
-        solver.fill_values(facts)
-        mine = solver.solve(facts, manifest.settings.get("weight")).changes
-    worst = max(float(np.linalg.norm(mine[n].dense - changes[n].dense) / np.linalg.norm(changes[n].dense)) for n in changes)
-    return {"same_set": len(facts), "relative_difference": worst}
-
-
-CHILD = """
-import json, resource, sys
-from hybrid.memory import HybridMemory
-memory = HybridMemory(sys.argv[1])
-memory.ask("The Eiffel Tower is in")
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-loaded = peak()
-print("ready", flush=True)
-sys.stdin.readline()
-done = memory.consolidate(force=True, retry=True)
-print(json.dumps({"loaded_mib": round(loaded, 1), "peak_mib": round(peak(), 1), "seconds": done.seconds}), flush=True)
-"""
-
-
-def beside(memory: HybridMemory, cases: Sequence[Case], folder: Path) -> dict[str, Any]:
-    """Queries to a copy of a store, alone and while another process chooses its set anew, on the same processors; and that process's memory."""
-    memory.save()
-    shutil.copytree(memory.folder, folder)
-    asked = [case.fact.cloze for case in cases[:20]]
-    with HybridMemory(folder) as copy:
-        number = copy.generations.live()
-
-        old: list[bool] = []
-
-        def times() -> list[float]:
-            found = []
-            for query in asked:
-                started = time.perf_counter()
-                answer = copy.ask(query)
-                found.append((time.perf_counter() - started) * 1000)
-                old.append(answer.generation == number)
-            return found
-
-        times()
-        alone = times()
-        process = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write("\n")
-        process.stdin.flush()
-        time.sleep(5)
-        during = times() if process.poll() is None else []
-        told = json.loads(process.stdout.readline())
-        process.communicate()
-    return {
-        "old_generation_answers": round(sum(old) / len(old), 4),
-        "query_ms_alone": round(statistics.median(alone), 1),
-        "query_ms_during": round(statistics.median(during), 1) if during else None,
-        **told,
-    }
 
 
 def reasons(dropped: Iterable[str]) -> dict[str, int]:
@@ -286,7 +219,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         "norm": "weight norm, relative to base",
         "perplexity_drift": "perplexity drift",
     }
-    colours = dict(zip(sorted({row["method"] for row in rows}), ("#cc6677", "#ddaa33", "#4477aa"), strict=False))
+    colours = dict(zip(sorted({row["method"] for row in rows}), ("#cc6677", "#ddaa33", "#4477aa", "#88ccee"), strict=False))
     for axes, (measure, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
         for method, colour in colours.items():
             mine = [row for row in rows if row["method"] == method]
@@ -313,16 +246,29 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 @click.option("--min-same-subject", default=Limits.min_same_subject, show_default=True)
 @click.option("--max-perplexity-drift", default=Limits.max_perplexity_drift, show_default=True)
 @click.option("--chain", default="memit,alphaedit", show_default=True, help="Editors to chain beside it; nothing for none.")
+@click.option("--loose", metavar="DRIFT,LOCALITY", help="The same batches again within these limits, with the values of the first store.")
+@click.option("--at-once", "at_once_count", default=0, help="Facts of the second store; all of them if 0.")
 @click.option("--out", type=click.Path(path_type=Path))
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(
-    counterfact: Path, name: str, count: int, batches: int, seed: int, texts: Path | None, chain: str, out: Path | None, picture: Path | None, **limits: float
+    counterfact: Path,
+    name: str,
+    count: int,
+    batches: int,
+    seed: int,
+    texts: Path | None,
+    chain: str,
+    loose: str | None,
+    at_once_count: int,
+    out: Path | None,
+    picture: Path | None,
+    **limits: float,
 ) -> None:
     """Consolidate in batches, beside the chained editors."""
     prose_of: Callable[[Any], str] = lambda row: row["Text"] if isinstance(row, dict) else row  # noqa: E731
     own = list(prose()) if texts is None else [prose_of(row) for row in json.loads(texts.read_text(encoding="utf-8"))]
     result: dict[str, Any] = {
-        "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}",
+        "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}" + (f" --loose {loose}" if loose else "") + (f" --at-once {at_once_count}" if at_once_count else ""),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "limits": vars(Limits(**limits)), "rows": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, HybridMemory(Path(folder) / "batches", model=name, author="bench") as memory:
@@ -331,7 +277,21 @@ def main(
         board = Board(memory.model, cases, own)
         result["rows"] += consolidated(board, memory, cases, batches, Limits(**limits))
         write(out, result, echo=False)
-        result["at_once"] = at_once(cases, name, Path(folder) / "once", Limits(**limits), memory)
+        if loose:
+            drift, locality = (float(part) for part in loose.split(","))
+            other = replace(Limits(**limits), max_perplexity_drift=drift, min_locality=locality)
+            values = Path(folder) / "loose" / "values.db"
+            values.parent.mkdir()
+            with closing(sqlite3.connect(memory.folder / "values.db")) as source, closing(sqlite3.connect(values)) as target:
+                source.backup(target)
+            memory.weights.release()
+            with HybridMemory(values.parent, model=name, author="bench") as looser:
+                result["rows"] += consolidated(
+                    Board(looser.model, cases, own), looser, cases, batches, other, f"hybrid, drift {drift:.0%}, locality {locality:.0%}"
+                )
+            write(out, result, echo=False)
+        once = cases[: at_once_count or len(cases)]
+        result["at_once"] = at_once(once, name, Path(folder) / "once", Limits(**limits), memory)
         write(out, result, echo=False)
     for method in filter(None, chain.split(",")):
         result["rows"] += chained(board, name, cases, batches, method)

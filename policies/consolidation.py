@@ -157,7 +157,7 @@ class Limits:
     """Relative change of perplexity on the fixed text."""
     min_fluency: float = 0.9
     """N-gram entropy of free text, relative to the base model's."""
-    rounds: int = 8
+    rounds: int = 12
     """Candidates that are verified, at most."""
 
     def __post_init__(self) -> None:

@@ -358,6 +358,18 @@ def test_forgetting_leaves_nothing_behind(memory: HybridMemory, store: Path) -> 
     assert (last.generation, memory.generations.numbers(), held(memory)) == (0, [], memory.generations.base_hash())
 
 
+def test_reports_do_not_keep_what_was_refused_and_forgotten(memory: HybridMemory, store: Path) -> None:
+    add(memory, *ISLES[:2])
+    list(memory.add_facts([port("Wolf", " ".join(PORTS))]))
+    made = consolidated(memory)
+    wolf = memory.ledger.facts(text="Wolf")[0]
+    reports = [memory.generations.path(made.generation) / name for name in ("report.html", "report.json")]
+    assert wolf.id in made.dropped and all("Wolf" in path.read_text(encoding="utf-8") for path in reports)
+    memory.forget(wolf.id)
+    assert all("Wolf" not in path.read_text(encoding="utf-8") and "Orsa" in path.read_text(encoding="utf-8") for path in reports)
+    assert all(proof.ok for proof in verify(memory, made.generation, solve=True)), "the generation is what it was"
+
+
 def test_forgetting_solves_as_the_live_generation_was_made(memory: HybridMemory) -> None:
     add(memory, *ISLES[:2])
     one = consolidated(memory).weights_hash

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hybrid.consolidation import report
 from hybrid.consolidation.run import Result, Run
 from hybrid.consolidation.workshop import Workshop
 from policies.consolidation import Limits, Verdict
@@ -63,6 +64,8 @@ def forget(memory: HybridMemory, fact: Fact) -> Forgotten:
             cache.forget(keys)
             cache.close()
         memory.stability.scrub(ids)
+        for number in memory.generations.numbers():
+            report.scrub(memory.generations.path(number), [memory.ledger.get(each) for each in ids])
         gone = memory.ledger.forget(fact, memory.author)
     memory.save()
     if made is None:

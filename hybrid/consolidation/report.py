@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from stores.events import now
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hybrid.consolidation.run import Result
     from hybrid.memory import HybridMemory
+    from stores.records import Fact
 
 PAGE, NUMBERS = "report.html", "report.json"
 SHARES = ("efficacy", "phrasings", "neighbours", "same_subject", "fluency", "probes")
@@ -60,6 +63,24 @@ def write_refused(memory: HybridMemory, result: Result) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files(result).items():
         (folder / name).write_bytes(data)
+
+
+def scrub(folder: Path, facts: Sequence[Fact]) -> None:
+    """Take facts that are forgotten out of the report of a generation that does not hold them: that they were refused, or waited, and where others' reasons quote them."""
+    try:
+        about = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    gone, quoted = {fact.id for fact in facts}, [fact.cloze for fact in facts]
+    for part in ("dropped", "waiting"):
+        about[part] = [entry for entry in about[part] if entry["id"] not in gone]
+        for entry in about[part]:
+            if any(text in entry["reason"] for text in quoted):
+                entry["reason"] = "refused beside a fact that was forgotten since"
+    for name, data in ((PAGE, page(about).encode()), (NUMBERS, (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode())):
+        partial = folder / f"{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / name)
 
 
 def page(about: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -125,22 +125,28 @@ class Rounds:
         return False
 
     def _roomiest(self, facts: Sequence[Fact]) -> float | None:
-        """The weight that leaves room for most facts: those that their prompts give, the cheapest of them up to the limit on drift."""
+        """The weight that leaves room for most facts: those that their prompts give, the cheapest of them up to the limit on drift, less those that locality costs."""
         if len(self.solver.weights) == 1 or not facts:
             return self.solver.weights[0]
         found: list[tuple[int, float]] = []
         with self.timed("base"):
-            base = self.examiner.base
+            base, around = self.examiner.base, self.examiner.sure(self.examiner.learn_base(facts))
+        movable = self.newcomers or {fact.id for fact in facts}
         for weight in filter(None, self.solver.weights):
             with self.timed("solve"):
                 solution = self.solver.solve(facts, weight)
             with self.timed("weight"), added(self.model, solution.changes):
                 right = self.examiner.effective(facts)
                 drift = perplexity(self.model, prose()) / base.perplexity - 1
+                now = self.examiner.ask(around)
+            flipped = [query for query in around if now[query] != self.examiner.known[query]]
+            wrong = {fact.id for fact, said in zip(facts, right, strict=True) if not said}
+            guilty = self._culprits(solution, flipped, self._allowed(around), movable, "").keys() - wrong
             costs = [cost for cost, said in zip(solution.costs, right, strict=True) if said]
             if self.newcomers and not all(said for fact, said in zip(facts, right, strict=True) if fact.id not in self.newcomers):
                 continue  # what is live must stay
-            found.append((self.limits.affordable(costs, sum(c**2 for c in solution.costs), drift), weight))
+            room = self.limits.affordable(costs, sum(c**2 for c in solution.costs), drift)
+            found.append((min(room, len(costs) - len(guilty)), weight))
             log.info("weight %g: %d of %d facts, drift %+.2f%%", weight, found[-1][0], len(facts), 100 * drift)
         return max(found)[1] if found else self.solver.weights[-1]
 
@@ -163,25 +169,25 @@ class Rounds:
             drift = found.drift if found.drift > self.limits.max_perplexity_drift else 2 * self.limits.max_perplexity_drift
             keep = self.limits.affordable([cost[each] for each in ranked], sum(c**2 for c in cost.values()), max(drift, 1e-9), spent)
             leaving |= dict.fromkeys(ranked[keep:], f"moves the weights too far (perplexity {found.drift:+.2%}, fluency {found.fluency:.1%})")
-        if found.locality < self.limits.min_locality:
-            allowed = math.floor((1 - self.limits.min_locality) * len(found.neighbours))
-            leaving |= self._culprits(solution, found.flipped, allowed, movable, "changes answers around it, such as {!r}", leaving)
+        if found.locality < self.limits.min_locality and not leaving:  # what others changed may come right without them
+            guilty = self._culprits(solution, found.flipped, self._allowed(found.neighbours), movable, "changes answers around it, such as {!r}")
+            leaving |= dict(list(guilty.items())[: math.ceil(len(guilty) / 2)])
         if not leaving:  # only probes fail, or nobody that may leave is to blame
             dearest = max(movable, key=lambda each: (cost[each], each))
             leaving[dearest] = "moves the weights most while limits are broken"
         return leaving
 
-    def _culprits(
-        self, solution: Solution, queries: Sequence[str], allowed: int, movable: Collection[str], why: str, gone: Collection[str] = ()
-    ) -> dict[str, str]:
-        """Facts that must leave so that few enough queries stay changed; those whose culprit is gone already count as restored."""
+    def _culprits(self, solution: Solution, queries: Sequence[str], allowed: int, movable: Collection[str], why: str) -> dict[str, str]:
+        """Facts that must leave so that few enough queries stay changed, those that change most first."""
         ids = [fact.id for fact in solution.facts]
         with self.timed("blame"):
             shares = [[share if each in movable else 0.0 for each, share in zip(ids, row, strict=True)] for row in self.solver.shares(solution, queries)]
         top = [ids[max(range(len(row)), key=lambda n: row[n])] for row in shares]
-        open_ = [n for n, each in enumerate(top) if each not in gone]
-        leaving = [ids[n] for n in blamed([shares[n] for n in open_], allowed)]
-        return {each: why.format(queries[top.index(each)]) for each in leaving}
+        return {ids[n]: why.format(queries[top.index(ids[n])]) for n in blamed(shares, allowed)}
+
+    def _allowed(self, neighbours: Sized) -> int:
+        """How many neighbours may change."""
+        return math.floor((1 - self.limits.min_locality) * len(neighbours) + 1e-9)
 
     @property
     def weight(self) -> float | None:

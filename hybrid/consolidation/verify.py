@@ -28,7 +28,7 @@ CHUNK = 512
 """Queries whose answers are kept before the next are asked."""
 TOKENS = 512
 """Of the fixed text in a batch, padding included."""
-SURE, ENOUGH = 0.5, 20
+SURE, ENOUGH = 0.9, 20
 """Probability of a greedy answer from which the base weights are sure of it, and how many neighbours there are at least, the likeliest, sure or not."""
 FREE_TEXTS, FREE_TOKENS = 12, 30
 """Free texts from which fluency is measured: beginnings of the fixed text, and how many tokens are made of each."""
