@@ -15,12 +15,10 @@ import json
 import platform
 import random
 import re
-import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 import click
 import torch
 from output import write
-from stores_compared import beside, same_set
+from stores_compared import beside, given, same_set
 
 from hybrid.architecture import Architecture
 from hybrid.consolidation.checks import prose, says
@@ -247,7 +245,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 @click.option("--max-perplexity-drift", default=Limits.max_perplexity_drift, show_default=True)
 @click.option("--chain", default="memit,alphaedit", show_default=True, help="Editors to chain beside it; nothing for none.")
 @click.option("--loose", metavar="DRIFT,LOCALITY", help="The same batches again within these limits, with the values of the first store.")
-@click.option("--at-once", "at_once_count", default=0, help="Facts of the second store; all of them if 0.")
+@click.option("--values", type=click.Path(exists=True, path_type=Path), help="values.db of an earlier run; the batches' seconds are then without values.")
+@click.option("--at-once", "at_once_count", default=0, help="Facts of the second store; all of them if 0, and no such store if negative.")
 @click.option("--out", type=click.Path(path_type=Path))
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(
@@ -259,6 +258,7 @@ def main(
     texts: Path | None,
     chain: str,
     loose: str | None,
+    values: Path | None,
     at_once_count: int,
     out: Path | None,
     picture: Path | None,
@@ -268,10 +268,13 @@ def main(
     prose_of: Callable[[Any], str] = lambda row: row["Text"] if isinstance(row, dict) else row  # noqa: E731
     own = list(prose()) if texts is None else [prose_of(row) for row in json.loads(texts.read_text(encoding="utf-8"))]
     result: dict[str, Any] = {
-        "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}" + (f" --loose {loose}" if loose else "") + (f" --at-once {at_once_count}" if at_once_count else ""),
+        "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}" + (f" --loose {loose}" if loose else "") + (f" --at-once {at_once_count}" if at_once_count else "") + (" --values values.db" if values else ""),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "limits": vars(Limits(**limits)), "rows": [],
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, HybridMemory(Path(folder) / "batches", model=name, author="bench") as memory:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        HybridMemory(given(values, Path(folder) / "batches") if values else Path(folder) / "batches", model=name, author="bench") as memory,
+    ):
         cases, known = drawn(memory.model, counterfact, count, seed)
         result |= {"model": str(memory.model.identity), "facts": len(cases), "known_otherwise": known}
         board = Board(memory.model, cases, own)
@@ -280,19 +283,15 @@ def main(
         if loose:
             drift, locality = (float(part) for part in loose.split(","))
             other = replace(Limits(**limits), max_perplexity_drift=drift, min_locality=locality)
-            values = Path(folder) / "loose" / "values.db"
-            values.parent.mkdir()
-            with closing(sqlite3.connect(memory.folder / "values.db")) as source, closing(sqlite3.connect(values)) as target:
-                source.backup(target)
             memory.weights.release()
-            with HybridMemory(values.parent, model=name, author="bench") as looser:
+            with HybridMemory(given(memory.folder / "values.db", Path(folder) / "loose"), model=name, author="bench") as looser:
                 result["rows"] += consolidated(
                     Board(looser.model, cases, own), looser, cases, batches, other, f"hybrid, drift {drift:.0%}, locality {locality:.0%}"
                 )
             write(out, result, echo=False)
-        once = cases[: at_once_count or len(cases)]
-        result["at_once"] = at_once(once, name, Path(folder) / "once", Limits(**limits), memory)
-        write(out, result, echo=False)
+        if at_once_count >= 0:
+            result["at_once"] = at_once(cases[: at_once_count or len(cases)], name, Path(folder) / "once", Limits(**limits), memory)
+            write(out, result, echo=False)
     for method in filter(None, chain.split(",")):
         result["rows"] += chained(board, name, cases, batches, method)
         write(out, result, echo=False)

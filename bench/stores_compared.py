@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ import numpy as np
 from hybrid.consolidation.workshop import Workshop
 from hybrid.memory import HybridMemory
 from policies.consolidation import canonical
+
+
+def given(values: Path, folder: Path) -> Path:
+    """A folder for a store that has another's cached values, and base answers."""
+    folder.mkdir()
+    with closing(sqlite3.connect(values)) as source, closing(sqlite3.connect(folder / "values.db")) as target:
+        source.backup(target)
+    return folder
 
 
 def same_set(one: HybridMemory, other: HybridMemory) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Candidate:
     failed: str | None = None
     """Why it failed its check before, under the same settings."""
     in_weights: bool = False
-    """The live generation answers for it."""
+    """The live generation was solved for it."""
 
 
 @dataclass(frozen=True, slots=True)

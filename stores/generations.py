@@ -121,6 +121,10 @@ class Generations:
         rows = self.db.execute("SELECT fact_id FROM generation_facts JOIN generations ON number = generation WHERE live = 1 AND passed = 1")
         return {row[0] for row in rows}
 
+    def members(self) -> set[str]:
+        """All facts that the live generation was solved for, those included that it does not say and memory answers for."""
+        return {row[0] for row in self.db.execute("SELECT fact_id FROM generation_facts JOIN generations ON number = generation WHERE live = 1")}
+
     def holding(self, fact_ids: Iterable[str]) -> list[int]:
         """Kept generations that hold any of these facts."""
         ids = list(fact_ids)

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from hybrid.consolidation.solver import LADDER
 from hybrid.consolidation.workshop import Workshop, crowded_key
 from hybrid.fingerprint import combined, tensor_hashes
 from hybrid.memory import HybridMemory
+from hybrid.model import Prompt
 from hybrid.request import Request
 from hybrid.statistics import collect
 from policies.consolidation import ConsolidationPolicy, Limits, blamed, candidates
@@ -434,6 +436,28 @@ def test_the_limit_on_drift_keeps_the_cheapest() -> None:
     assert limits.affordable(costs, 15.0, 0.02) == 3, "6 of 6.75"
     assert limits.affordable(costs[1:], 15.0, 0.02, spent=4.0) == 2, "what is live has spent its part"
     assert limits.affordable(costs, 15.0, 1.0) == 0
+
+
+def test_blame_and_odds_are_what_they_say(memory: HybridMemory) -> None:
+    add(memory, *ISLES[:4])
+    facts = consolidated(memory).facts
+    with Workshop(memory).open() as shop:
+        solution = shop.solver.solve(facts)
+        shares = shop.solver.shares(solution, [fact.cloze for fact in facts])
+        assert [max(range(4), key=row.__getitem__) for row in shares] == list(range(4)), "each prompt is moved most by its own fact"
+        examiner = Run(shop, LOOSE).examiner
+        several = examiner.learn_base(facts)
+        around = examiner.sure(several)
+        odds = examiner.odds(around)
+        assert all(odds[one] >= odds[other] - 1e-5 for one, other in pairwise(around)) and 0 < len(around) <= 20, "this model is sure of nothing"
+        query, answer = around[0], examiner.known[around[0]]
+        model, ids = memory.model, memory.model.encode(Prompt(query))
+        tokens = model.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+        alone = 1.0
+        for token in tokens:
+            alone *= float(model.model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)[token].detach())
+            ids = [*ids, token]
+        assert odds[query] == pytest.approx(alone, rel=1e-4)
 
 
 def test_who_leaves_for_locality() -> None:

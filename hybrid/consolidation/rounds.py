@@ -29,14 +29,16 @@ class Rounds:
     """The search for a set that passes, on a model at its base weights.
 
     Attributes after `settle`: `chosen`, `solution`, `verification` (None if no fact is left, or if `back`: what is left is the set that is live), `dropped`
-    (reason by fact id), `failed` (those of them that failed for themselves, and not for want of room within the limits), `broken` (limits that the
-    last candidate breaks) and `history` (figures of each round).
+    (reason by fact id), `failed` (those of them that failed for themselves, and not for want of room within the limits), `given_up` (what was live and is
+    not said beside newcomers, though one left for it: it stays in the set, and memory answers), `broken` (limits that the last candidate breaks) and
+    `history` (figures of each round).
     """
 
     def __init__(self, model: LanguageModel, solver: Solver, examiner: Examiner, limits: Limits, seconds: dict[str, float]):
         self.model, self.solver, self.examiner, self.limits, self.seconds = model, solver, examiner, limits, seconds
         self.chosen: list[Fact] = []
         self.newcomers: set[str] = set()
+        self.given_up: set[str] = set()
         self.solution: Solution | None = None
         self.verification: Verification | None = None
         self.back = False
@@ -75,14 +77,13 @@ class Rounds:
             self.verification = found
             self.history.append({"facts": len(chosen), "failing": len(failing), "broken": self.broken, "weight": weight, **found.figures()})
             log.info("round %d: %d facts, %d fail, %s", number, len(chosen), len(failing), self.broken or "within the limits")
-            if not (failing or self.broken):
-                self._heavier(weight)
+            last = number == self.limits.rounds
+            leaving = {} if last else self._leaving(chosen, self.solution, found, {each: why for each, why in failing.items() if each not in self.given_up})
+            if not leaving:
+                self.dropped |= failing  # they stay in the set, and memory answers for them
+                self.failed |= failing.keys() - self.given_up
+                _ = self.broken or last or (self._fullest() if failing else self._heavier(weight))
                 return
-            if number == self.limits.rounds:
-                self.dropped |= failing  # in the last round they stay in the set, and memory answers for them
-                self.failed |= failing.keys()
-                return
-            leaving = self._leaving(chosen, self.solution, found, failing)
             self.dropped |= leaving
             self.failed |= failing.keys() & leaving.keys()
             beside = beside and leaving.keys() <= self.newcomers  # else the set is no longer what is live
@@ -103,9 +104,9 @@ class Rounds:
         return solution, Verification(tuple(outcomes), before, after, self.examiner.probes, {q: (self.examiner.known[q], now[q]) for q in around})
 
     def best(self, facts: Sequence[Fact]) -> bool:
-        """Take the heaviest weight with which all of a set pass within the limits, if there is one; it depends on the set alone, whatever came before."""
+        """Take the weight with which most of a set pass within the limits, if there is one, and the heaviest of those; it depends on the set alone."""
         self.chosen = list(facts)
-        return self._heavier(None)
+        return self._heavier(None) or self._fullest()
 
     def _heavier(self, weight: float | None) -> bool:
         """Of the heavier weights the heaviest with which the same set passes, if there is one: less change for the same facts."""
@@ -123,6 +124,17 @@ class Rounds:
                 self.history.append({"facts": len(self.chosen), "failing": 0, "broken": [], "weight": other, **found.figures()})
                 return True
         return False
+
+    def _fullest(self) -> bool:
+        """Of all weights the heaviest with which most facts of the set pass within the limits, if there is one that keeps them."""
+        found = []
+        for weight in self.solver.weights:
+            solution, checked = self.tried(self.chosen, weight)
+            if not self._broken(checked):
+                found.append((sum(o.passed(self.limits) for o in checked.outcomes), weight or 0.0, solution, checked))
+        if found:
+            *_, self.solution, self.verification = max(found, key=lambda each: each[:2])
+        return bool(found)
 
     def _roomiest(self, facts: Sequence[Fact]) -> float | None:
         """The weight that leaves room for most facts: those that their prompts give, the cheapest of them up to the limit on drift, less those that locality costs."""
@@ -143,8 +155,6 @@ class Rounds:
             wrong = {fact.id for fact, said in zip(facts, right, strict=True) if not said}
             guilty = self._culprits(solution, flipped, self._allowed(around), movable, "").keys() - wrong
             costs = [cost for cost, said in zip(solution.costs, right, strict=True) if said]
-            if self.newcomers and not all(said for fact, said in zip(facts, right, strict=True) if fact.id not in self.newcomers):
-                continue  # what is live must stay
             room = self.limits.affordable(costs, sum(c**2 for c in solution.costs), drift)
             found.append((min(room, len(costs) - len(guilty)), weight))
             log.info("weight %g: %d of %d facts, drift %+.2f%%", weight, found[-1][0], len(facts), 100 * drift)
@@ -172,7 +182,7 @@ class Rounds:
         if found.locality < self.limits.min_locality and not leaving:  # what others changed may come right without them
             guilty = self._culprits(solution, found.flipped, self._allowed(found.neighbours), movable, "changes answers around it, such as {!r}")
             leaving |= dict(list(guilty.items())[: math.ceil(len(guilty) / 2)])
-        if not leaving:  # only probes fail, or nobody that may leave is to blame
+        if not leaving and self.broken:  # only probes fail, or nobody that may leave is to blame
             dearest = max(movable, key=lambda each: (cost[each], each))
             leaving[dearest] = "moves the weights most while limits are broken"
         return leaving

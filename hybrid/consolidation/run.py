@@ -119,7 +119,7 @@ class Run:
         if rounds.broken:
             return
         failed = {each: why for each, why in rounds.dropped.items() if each in rounds.failed}
-        crowded = {each: why for each, why in rounds.dropped.items() if each not in rounds.failed}
+        crowded = {each: why for each, why in rounds.dropped.items() if each not in rounds.failed | rounds.given_up}
         self.memory.stability.mark(number, failed, key, passed=[fact.id for fact in rounds.chosen])
         self.memory.stability.mark(number, crowded, crowded_key(key))
 
@@ -139,7 +139,7 @@ class Run:
             manifest, _ = self.memory.generations.load(live)
         except HybridError:
             return False
-        same = manifest.fact_ids == [fact.id for fact in facts] and self.memory.generations.in_live() == set(manifest.fact_ids)
+        same = manifest.fact_ids == [fact.id for fact in facts]
         return same and self.solver.made_alike(manifest.settings) and manifest.verification["limits"] == vars(self.limits)
 
     def prepared(self, facts: Sequence[Fact]) -> list[Fact]:

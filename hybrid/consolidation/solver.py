@@ -14,6 +14,7 @@ from torch import Tensor
 from hybrid.architecture import Architecture, captured, oriented
 from hybrid.editing import revert
 from hybrid.editors import editor_class
+from hybrid.editors.keys import Walk
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.published import configured, default_layers, settings_for
 from hybrid.editors.solve import Covariance
@@ -70,6 +71,7 @@ class Solver:
         kind = editor_class(method)
         usual = {name: value for name, value in settings_for("consolidation", model).items() if name in {field.name for field in fields(kind)}}
         self.editor: Any = configured(kind, method, model, {**usual, **given, "cache": cache})
+        self._last: tuple[list[str], Run, Walk] | None = None
         published = getattr(self.editor, "weight", None)
         self.lightest: float | None = lightest or (None if "weight" in given else published)
 
@@ -169,10 +171,18 @@ class Solver:
             return left, right
 
         with _threads(self.threads):
-            run = self._run(facts)
-            changes = run.spread(run.values().targets, solved)
+            run, walk = self._walked(facts)
+            changes = run.spread(run.values().targets, solved, walk)
         costs = torch.stack(energies).sum(0).clamp_min(0).sqrt().tolist()
         return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()}, tuple(costs), weight)
+
+    def _walked(self, facts: Sequence[Fact]) -> tuple[Run, Walk]:
+        """A run with its walk; those of the last facts are used again, if below the rewrite layer nothing changes between two solves."""
+        ids = [fact.id for fact in facts]
+        if len(self.layers) > 1 or self._last is None or self._last[0] != ids:
+            run = self._run(facts)
+            self._last = ids, run, run.walk()
+        return self._last[1:]
 
     @torch.inference_mode()
     def shares(self, solution: Solution, queries: Sequence[str]) -> list[list[float]]:

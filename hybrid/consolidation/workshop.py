@@ -107,7 +107,7 @@ def verdicts(
         afresh: what is live counts for nothing.
     """
     known = memory.stability.records(key)
-    live = memory.generations.in_live()
+    live = memory.generations.members()
     found = []
     for fact in memory.ledger.facts():
         record = known.get(fact.id)

@@ -101,17 +101,22 @@ class Run:
         kept = known_about(self.model, requests, self.settings.keep) if self.settings.keep else ()
         return optimise_values(self.model, self.arch, requests, self.prefixes, self.layers[-1], self.settings, at=self.at, batch_size=size, kept=kept)
 
+    def walk(self) -> Walk:
+        """A walk up the model over the requests; where only one layer is rewritten, it serves for several solves of the same requests."""
+        return Walk(self.model, self.arch, self.requests, self.prefixes, self.settings.questions, self.settings.wordings)
+
     @torch.no_grad()
-    def spread(self, targets: Tensor, solve: Solve) -> dict[str, Factors]:
+    def spread(self, targets: Tensor, solve: Solve, walk: Walk | None = None) -> dict[str, Factors]:
         """MEMIT's walk: at each layer the share of the remaining residual, with the layers below already changed.
 
         Args:
             targets: values at the last layer, (n, d).
             solve: one layer's closed form.
+            walk: see `walk`; a new one if None.
         """
         arch, changes = self.arch, {}
         at = "block" if arch.layout.plain else "rewrite"
-        walk = Walk(self.model, arch, self.requests, self.prefixes, self.settings.questions, self.settings.wordings)
+        walk = walk or self.walk()
         with given_back([arch.weight(layer) for layer in self.layers]):
             for number, layer in enumerate(self.layers):
                 keys = walk.keys(layer)
