@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +20,11 @@ import torch
 
 from hybrid.answering import choose_reader
 from hybrid.consolidation.audit import verify
-from hybrid.consolidation.checks import Probe, checks, says
+from hybrid.consolidation.checks import Checks, Probe, checks, says
 from hybrid.consolidation.removal import forget
 from hybrid.consolidation.run import Result, Run
 from hybrid.consolidation.solver import LADDER
+from hybrid.consolidation.verify import Examiner, Outcome
 from hybrid.consolidation.workshop import Workshop, crowded_key
 from hybrid.fingerprint import combined, tensor_hashes
 from hybrid.memory import HybridMemory
@@ -400,6 +401,29 @@ def test_forgetting_gives_the_hash_back(memory: HybridMemory) -> None:
         assert any("found no room before" in verdict.reason for verdict in again.verdicts)
         assert memory.stability.records(crowded_key(memory.ledger.setting("marks") or ""))[refused.id].failed
     assert consolidated(memory, retry=True).generation is not None and refused.id in memory.generations.in_live()
+
+
+def test_a_live_fact_that_newcomers_drown_costs_one_of_them_at_most(memory: HybridMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Examiner.outcomes
+
+    def drowned(self: Examiner, several: Sequence[Checks], kept: bool = True) -> list[Outcome]:
+        """As if Orsa were not said any more where there are more than two facts."""
+        found = original(self, several, kept)
+        return [replace(o, said={**o.said, o.fact.cloze: "?"}) if o.fact.subject == "Orsa" and len(found) > 2 else o for o in found]
+
+    monkeypatch.setattr(Examiner, "outcomes", drowned)
+    orsa = add(memory, *ISLES[:2])["Orsa"]
+    first = consolidated(memory).weights_hash
+    newcomers = add(memory, *ISLES[2:5])
+    made = consolidated(memory)
+    left = [fact for fact in newcomers.values() if fact.id in made.dropped]
+    assert len(left) == 1 and "in the weights already" in made.dropped[left[0].id], (made.dropped, made.rounds)
+    assert orsa.id in memory.generations.members() - memory.generations.in_live() and len(memory.generations.in_live()) == 3
+    assert memory.ask("The ferry port of Orsa").route == "ike"
+    assert consolidated(memory).unchanged
+    for fact in newcomers.values():
+        memory.forget(fact.id)
+    assert held(memory) == first and orsa.id in memory.generations.in_live()
 
 
 def test_a_reason_does_not_quote_what_was_forgotten(memory: HybridMemory) -> None:

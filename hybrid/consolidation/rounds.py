@@ -172,6 +172,7 @@ class Rounds:
             leaving |= self._culprits(
                 solution, [fact.cloze for fact in hurt], 0, movable - leaving.keys(), "moves what is in the weights already, such as {!r}"
             )
+            self.given_up |= {fact.id for fact in hurt}
         cost = dict(zip([fact.id for fact in chosen], solution.costs, strict=True))
         if found.drift > self.limits.max_perplexity_drift or found.fluency < self.limits.min_fluency:
             ranked = sorted((each for each in cost if each in movable - leaving.keys()), key=lambda each: (cost[each], each))
