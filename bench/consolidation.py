@@ -19,20 +19,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from output import write
+from stores_compared import beside, given, same_set
 
 from hybrid.architecture import Architecture
 from hybrid.consolidation.checks import prose, says
 from hybrid.consolidation.verify import perplexity
 from hybrid.editing import answers as answers_of
 from hybrid.editing import apply, edit
+from hybrid.editors import editor_class
+from hybrid.editors.published import settings_for
 from hybrid.formats import flat
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel
@@ -66,16 +68,20 @@ def drawn(model: LanguageModel, path: Path, count: int, seed: int) -> tuple[list
     records = [r for r in json.loads(path.read_text(encoding="utf-8")) if r["prompt"].count(r["subject"]) == 1 and "{" not in r["prompt"]]
     rng = random.Random(f"consolidation/{seed}")
     rng.shuffle(records)
-    said = answers(model, [r["prompt"] for r in records])
     subjects: set[str] = set()
-    known, others = [], []
-    for record, answer in zip(records, said, strict=True):
-        case = Case(flat(record).checked(), record["rephrase_prompt"], record["locality_prompt"])
-        truth = Fact(id="", subject="", relation="", prompt="{}", target_new=record["ground_truth"])
-        if says(answer, case.fact) or case.request.subject.casefold() in subjects:
-            continue
-        subjects.add(case.request.subject.casefold())
-        (known if says(answer, truth) else others).append(case)
+    known: list[Case] = []
+    others: list[Case] = []
+    for start in range(0, len(records), 512):
+        part = records[start : start + 512]
+        for record, answer in zip(part, answers(model, [r["prompt"] for r in part]), strict=True):
+            case = Case(flat(record).checked(), record["rephrase_prompt"], record["locality_prompt"])
+            truth = Fact(id="", subject="", relation="", prompt="{}", target_new=record["ground_truth"])
+            if says(answer, case.fact) or case.request.subject.casefold() in subjects:
+                continue
+            subjects.add(case.request.subject.casefold())
+            (known if says(answer, truth) else others).append(case)
+        if len(known) >= count:
+            break
     cases = [*known[:count], *others[: max(0, count - len(known))]]
     rng.shuffle(cases)
     return cases, min(count, len(known))
@@ -105,7 +111,7 @@ class Board:
         return shares | {"perplexity_drift": round(perplexity(self.model, self.texts) / self.perplexity - 1, 5), "norm": round(norm, 5)}
 
 
-def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batches: int, limits: Limits) -> list[dict[str, Any]]:
+def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batches: int, limits: Limits, method: str = "hybrid") -> list[dict[str, Any]]:
     """Batch after batch through a store."""
     rows = []
     for number, part in enumerate(split(cases, batches), start=1):
@@ -115,12 +121,13 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
         seconds = time.perf_counter() - started
         so_far = [case for each in split(cases, batches)[:number] for case in each]
         memory.weights.refresh()
-        row = {"method": "hybrid", "batch": number, "facts": len(so_far)} | board.row(so_far)
+        row = {"method": method, "batch": number, "facts": len(so_far)} | board.row(so_far)
         asked = [memory.ask(case.fact.cloze) for case in so_far]
         row |= {
             "in_weights": len(memory.generations.in_live()), "memory_on": round(sum(says(a.text, c.fact) for a, c in zip(asked, so_far, strict=True)) / len(asked), 4),
             "routes": {route: sum(a.route == route for a in asked) for route in sorted({a.route for a in asked})},
             "weights_hash": memory.generations.live() and memory.generations.manifest(memory.generations.live()).weights_hash,
+            "weight": done.rounds[-1]["weight"] if done.rounds else None, "checked": done.verification.figures() if done.verification else None,
             "rounds": len(done.rounds), "left_out": reasons(done.dropped.values()), "broken": len(done.broken), "seconds": round(seconds, 2), "steps": done.seconds,
         }  # fmt: skip
         rows.append(row)
@@ -129,8 +136,10 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
 
 
 def chained(board: Board, name: str, cases: Sequence[Case], batches: int, method: str) -> list[dict[str, Any]]:
-    """Delta on delta, on a model of its own."""
+    """Delta on delta, on a model of its own, with the layers and values of the consolidation."""
     model = LanguageModel(name)
+    names = {field.name for field in fields(editor_class(method))}
+    settings = {key: value for key, value in settings_for("consolidation", model).items() if key in names}
     board = Board(model, cases, board.texts)
     rows, so_far = [], list[Case]()
     for number, part in enumerate(split(cases, batches), start=1):
@@ -139,7 +148,7 @@ def chained(board: Board, name: str, cases: Sequence[Case], batches: int, method
         facts, failed = [case.fact for case in part], None
         while facts:
             try:
-                apply(model, edit(model, facts, method))
+                apply(model, edit(model, facts, method, **settings))
                 break
             except BadRequest as error:  # the chain gives a target already
                 gone = int(str(error).split()[1]) - 1
@@ -173,13 +182,10 @@ def at_once(cases: Sequence[Case], name: str, folder: Path, limits: Limits, othe
             "one_more_seconds": round(one, 2),
             "share": round(one / first, 4),
         }
-        sides = [m.generations.load(m.generations.live())[1] if m.generations.live() else {} for m in (memory, other)]
-        held = [{(f.subject, f.prompt) for f in m.ledger.facts() if f.id in m.generations.in_live()} for m in (memory, other)]
-        found["other_store"] = {"same_set": held[0] == held[1]}
-        if held[0] == held[1] and sides[0]:
-            found["other_store"]["relative_difference"] = max(
-                float(np.linalg.norm(sides[0][n].dense - sides[1][n].dense) / np.linalg.norm(sides[1][n].dense)) for n in sides[0]
-            )
+        found["other_store"] = {"facts": {"one": len(memory.generations.in_live()), "other": len(other.generations.in_live())}}
+        if other.generations.live() and memory.generations.live():
+            found["other_store"] |= same_set(memory, other)
+        found["beside"] = beside(memory, [case.fact.cloze for case in cases[:20]], folder.parent / "copy")
         with_it = added.id in memory.generations.in_live()
         memory.forget(added.id)
         memory.consolidate(force=True, limits=limits)
@@ -211,7 +217,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         "norm": "weight norm, relative to base",
         "perplexity_drift": "perplexity drift",
     }
-    colours = dict(zip(sorted({row["method"] for row in rows}), ("#cc6677", "#ddaa33", "#4477aa"), strict=False))
+    colours = dict(zip(sorted({row["method"] for row in rows}), ("#cc6677", "#ddaa33", "#4477aa", "#88ccee"), strict=False))
     for axes, (measure, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
         for method, colour in colours.items():
             mine = [row for row in rows if row["method"] == method]
@@ -235,28 +241,57 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 @click.option("--texts", type=click.Path(exists=True, path_type=Path), help="JSON list of texts for perplexity, instead of the project's own.")
 @click.option("--min-phrasings", default=Limits.min_phrasings, show_default=True)
 @click.option("--min-locality", default=Limits.min_locality, show_default=True)
+@click.option("--min-same-subject", default=Limits.min_same_subject, show_default=True)
 @click.option("--max-perplexity-drift", default=Limits.max_perplexity_drift, show_default=True)
 @click.option("--chain", default="memit,alphaedit", show_default=True, help="Editors to chain beside it; nothing for none.")
+@click.option("--loose", metavar="DRIFT,LOCALITY", help="The same batches again within these limits, with the values of the first store.")
+@click.option("--values", type=click.Path(exists=True, path_type=Path), help="values.db of an earlier run; the batches' seconds are then without values.")
+@click.option("--at-once", "at_once_count", default=0, help="Facts of the second store; all of them if 0, and no such store if negative.")
 @click.option("--out", type=click.Path(path_type=Path))
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(
-    counterfact: Path, name: str, count: int, batches: int, seed: int, texts: Path | None, chain: str, out: Path | None, picture: Path | None, **limits: float
+    counterfact: Path,
+    name: str,
+    count: int,
+    batches: int,
+    seed: int,
+    texts: Path | None,
+    chain: str,
+    loose: str | None,
+    values: Path | None,
+    at_once_count: int,
+    out: Path | None,
+    picture: Path | None,
+    **limits: float,
 ) -> None:
     """Consolidate in batches, beside the chained editors."""
     prose_of: Callable[[Any], str] = lambda row: row["Text"] if isinstance(row, dict) else row  # noqa: E731
     own = list(prose()) if texts is None else [prose_of(row) for row in json.loads(texts.read_text(encoding="utf-8"))]
     result: dict[str, Any] = {
-        "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "limits": limits, "rows": [],
+        "command": f"python bench/consolidation.py --count {count} --batches {batches} --seed {seed} --chain {chain}" + (f" --loose {loose}" if loose else "") + (f" --at-once {at_once_count}" if at_once_count else "") + (" --values values.db" if values else ""),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "limits": vars(Limits(**limits)), "rows": [],
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, HybridMemory(Path(folder) / "batches", model=name, author="bench") as memory:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        HybridMemory(given(values, Path(folder) / "batches") if values else Path(folder) / "batches", model=name, author="bench") as memory,
+    ):
         cases, known = drawn(memory.model, counterfact, count, seed)
         result |= {"model": str(memory.model.identity), "facts": len(cases), "known_otherwise": known}
         board = Board(memory.model, cases, own)
         result["rows"] += consolidated(board, memory, cases, batches, Limits(**limits))
         write(out, result, echo=False)
-        result["at_once"] = at_once(cases, name, Path(folder) / "once", Limits(**limits), memory)
-        write(out, result, echo=False)
+        if loose:
+            drift, locality = (float(part) for part in loose.split(","))
+            other = replace(Limits(**limits), max_perplexity_drift=drift, min_locality=locality)
+            memory.weights.release()
+            with HybridMemory(given(memory.folder / "values.db", Path(folder) / "loose"), model=name, author="bench") as looser:
+                result["rows"] += consolidated(
+                    Board(looser.model, cases, own), looser, cases, batches, other, f"hybrid, drift {drift:.0%}, locality {locality:.0%}"
+                )
+            write(out, result, echo=False)
+        if at_once_count >= 0:
+            result["at_once"] = at_once(cases[: at_once_count or len(cases)], name, Path(folder) / "once", Limits(**limits), memory)
+            write(out, result, echo=False)
     for method in filter(None, chain.split(",")):
         result["rows"] += chained(board, name, cases, batches, method)
         write(out, result, echo=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,7 +25,7 @@ class Candidate:
     failed: str | None = None
     """Why it failed its check before, under the same settings."""
     in_weights: bool = False
-    """The live generation answers for it."""
+    """The live generation was solved for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +149,19 @@ class Limits:
 
     min_phrasings: float = 0.5
     """Share of a fact's own questions and other phrasings that it must be given back for, beside its prompt, which it always must."""
+    min_same_subject: float = 0.5
+    """Share of what the base model knows otherwise about a fact's subject that must stay."""
     min_locality: float = 0.99
-    """Share of neighbours answered as by the base model, to the letter."""
+    """Share of the whole set's neighbours answered as by the base model, to the letter; those of which it is sure."""
     max_perplexity_drift: float = 0.01
     """Relative change of perplexity on the fixed text."""
     min_fluency: float = 0.9
     """N-gram entropy of free text, relative to the base model's."""
-    rounds: int = 6
-    """Solves, at most."""
+    rounds: int = 12
+    """Candidates that are verified, at most."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.min_phrasings <= 1 and 0 <= self.min_locality <= 1 and 0 <= self.min_fluency <= 1):
+        if not all(0 <= share <= 1 for share in (self.min_phrasings, self.min_same_subject, self.min_locality, self.min_fluency)):
             raise ValueError(f"shares lie between 0 and 1: {self}")
         if self.max_perplexity_drift < 0 or self.rounds < 1:
             raise ValueError(f"the drift must not be negative, and there is at least one round: {self}")
@@ -177,20 +179,56 @@ class Limits:
             found.append(f"{probes:.1%} of the probes hold")
         return found
 
-    def affordable(self, costs: Sequence[float], total: float, drift: float) -> int:
-        """How many of the cheapest facts to keep when the drift is too large.
+    def affordable(self, costs: Sequence[float], total: float, drift: float, spent: float = 0.0) -> int:
+        """How many of the cheapest facts to keep within the limit on drift.
 
         Perplexity drifts with the square of the change, to first order; so the sum of squared costs is brought under the limit.
 
         Args:
             costs: of the facts that could stay.
             total: sum of the squares of all costs that led to the drift.
+            spent: sum of the squares of what stays in any case.
         """
-        budget = total * min(1.0, 0.9 * self.max_perplexity_drift / drift)
-        kept, spent = 0, 0.0
+        if drift <= self.max_perplexity_drift:
+            return len(costs)
+        budget = total * 0.9 * self.max_perplexity_drift / drift
+        kept = 0
         for cost in sorted(costs):
             spent += cost**2
             if spent > budget:
                 break
             kept += 1
         return kept
+
+
+def candidates(eligible: Sequence[Fact], live: Collection[str], refused: Collection[str]) -> tuple[list[Fact], set[str]]:
+    """Which facts a run takes up, and which of them are newcomers, who leave first when there is no room.
+
+    What is in the weights stays, and newcomers are tried beside it. What found no room before is not tried again because another fact was added or
+    forgotten, so a set that loses what it gained is the set that it was.
+
+    Args:
+        live: ids in the live generation; empty if there is none, or if it was made with other settings.
+        refused: ids that found no room under the same settings.
+    """
+    new = {fact.id for fact in eligible if fact.id not in live and fact.id not in refused}
+    return [fact for fact in eligible if fact.id in live or fact.id in new], new if live else set()
+
+
+def blamed(shares: Sequence[Sequence[float]], allowed: int) -> list[int]:
+    """Which facts to take out so that few enough queries stay changed, those that change most first.
+
+    A changed query counts as restored when the fact with the largest share in its change is out.
+
+    Args:
+        shares: of each changed query, how much each fact moves it.
+        allowed: queries that may stay changed.
+    """
+    blame = Counter(max(range(len(row)), key=lambda n: row[n]) for row in shares if any(row))
+    left, leaving = len(shares), []
+    for fact, count in sorted(blame.items(), key=lambda each: (-each[1], each[0])):
+        if left <= allowed:
+            break
+        leaving.append(fact)
+        left -= count
+    return leaving

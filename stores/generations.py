@@ -70,7 +70,7 @@ class Draft:
     verification: Mapping[str, Any]
     changes: Mapping[str, Factors]
     extra: Mapping[str, bytes]
-    """Other files to keep with it, such as the report."""
+    """Other files to keep with it, such as the report. They are no part of what the manifest vouches for: a fact that is forgotten leaves them."""
 
 
 class Generations:
@@ -120,6 +120,10 @@ class Generations:
         """All facts that the live generation answers for."""
         rows = self.db.execute("SELECT fact_id FROM generation_facts JOIN generations ON number = generation WHERE live = 1 AND passed = 1")
         return {row[0] for row in rows}
+
+    def members(self) -> set[str]:
+        """All facts that the live generation was solved for, those included that it does not say and memory answers for."""
+        return {row[0] for row in self.db.execute("SELECT fact_id FROM generation_facts JOIN generations ON number = generation WHERE live = 1")}
 
     def holding(self, fact_ids: Iterable[str]) -> list[int]:
         """Kept generations that hold any of these facts."""
@@ -258,9 +262,9 @@ class Generations:
         partial.mkdir(parents=True)
         sides = {f"{name}:{side}": np.ascontiguousarray(getattr(f, side)) for name, f in sorted(draft.changes.items()) for side in ("left", "right")}
         save_file(sides, partial / WEIGHTS)
+        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())}
         for name, data in draft.extra.items():
             (partial / name).write_bytes(data)
-        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())}
         fields = {name: getattr(draft, name) for name in ("base_hash", "weights_hash", "tensors", "facts", "method", "settings", "verification")}
         manifest = Manifest(id=number, model=draft.model, created_at=now(), author=self.ledger.actor, files=files, **fields)
         about = asdict(manifest)

@@ -87,21 +87,22 @@ class Stability:
             self.db.conn.executemany("INSERT INTO run_facts VALUES (?, ?)", [(number, each) for each in candidates])
         return int(number)
 
-    def mark(self, run: int, reasons: Mapping[str, str], settings: str) -> None:
-        """Note why facts failed in a run."""
+    def mark(self, run: int, reasons: Mapping[str, str], settings: str, passed: Iterable[str] = ()) -> None:
+        """Note why facts were refused in a run; those that passed are refused no longer."""
         with self.ledger.transaction():
+            self.db.conn.executemany("DELETE FROM marks WHERE fact_id = ?", [(fact_id,) for fact_id in passed])
             for fact_id, reason in reasons.items():
                 self.db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", [fact_id, run, reason, settings])
                 events.append(self.db, self.ledger.actor, "refuse", fact_id, {"run": run})
 
-    def pardon(self, gone: Iterable[str]) -> int:
-        """Clear the failures of every run that tried one of these facts, for without it the others may pass; returns how many."""
+    def scrub(self, gone: Iterable[str]) -> None:
+        """Rewrite the reasons of every run that tried one of these facts, for they may quote it; what was refused stays refused."""
         with self.ledger.transaction():
-            cleared = 0
             for fact_id in gone:
                 runs = "SELECT run FROM run_facts WHERE fact_id = ?"
-                cleared += self.db.execute(f"DELETE FROM marks WHERE fact_id != ? AND run IN ({runs})", [fact_id, fact_id]).rowcount
-        return cleared
+                self.db.execute(
+                    f"UPDATE marks SET reason = 'refused beside a fact that was forgotten since' WHERE fact_id != ? AND run IN ({runs})", [fact_id, fact_id]
+                )
 
     # -- values ------------------------------------------------------------------------------
 

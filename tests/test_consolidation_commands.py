@@ -20,7 +20,7 @@ from hybrid.memory import HybridMemory
 from tests.conftest import ISLES, PORTS, save_worded
 from tests.test_consolidation import SETTINGS, measured
 
-LOOSE = "--min-phrasings 0 --min-locality 0% --max-perplexity-drift 10000% --min-fluency 0".split()
+LOOSE = "--min-phrasings 0 --min-same-subject 0 --min-locality 0% --max-perplexity-drift 10000% --min-fluency 0".split()
 SET = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
 
 

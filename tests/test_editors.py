@@ -589,6 +589,32 @@ def test_a_requests_own_questions_are_contexts(model: LanguageModel) -> None:
     assert not torch.allclose(with_questions.targets, optimise_values(model, arch, [request], [""], 0, replace(chosen, questions=0)).targets)
 
 
+def test_what_else_is_said_of_a_subject_is_a_context(model: LanguageModel) -> None:
+    arch, request, other = Architecture(model.model), REQUESTS[0], ("{} lies in", REQUESTS[1].target_new)
+    chosen = ValueSettings(steps=1, lr=0.1, clamp=5.0, kl=0.0, decay=0.0)
+    together = optimise_values(model, arch, [request], [""], 0, replace(chosen, keep=1), kept=[[other]]).losses
+    target, kept = (optimise_values(model, arch, [each], [""], 0, chosen).losses for each in (request, replace(request, prompt=other[0], target_new=other[1])))
+    assert float(together) == pytest.approx(float((target + kept) / 2), rel=1e-5)
+    alone = optimise_values(model, arch, [request], [""], 0, replace(chosen, keep=2), kept=[[]]).losses
+    assert float(alone) == pytest.approx(float(target), rel=1e-5), "where nothing is known, the prompt stands in"
+
+
+def test_pocket_is_asked_what_it_knows_about_a_subject() -> None:
+    from hybrid.editors.kept import agreed, known_about
+    from hybrid.model import Prompt
+    from hybrid.prompts import query_text
+
+    pocket = LanguageModel("pocket")
+    portugal = Fact(id="1", subject="Portugal", relation="capital", prompt="The capital of {} is", target_new="Helsinki")
+    unknown = replace(portugal, id="2", relation="no such relation")
+    known, nothing = known_about(pocket, [portugal, unknown], 4)
+    assert nothing == [] and 0 < len(known) <= 4
+    for form, answer in known:
+        said = pocket.complete(Prompt(query_text(form.replace("{}", "Portugal"))), 12)
+        assert said.rstrip(".").casefold() == answer.casefold() and "apital" not in form
+    assert agreed({"a?": "Lisbon", "a": "lisbon"}, "a?", "a") == "Lisbon" and agreed({"a?": "Lisbon", "a": "Porto"}, "a?", "a") == ""
+
+
 def test_what_rows_have_in_common_is_found() -> None:
     assert common_length([(1, 2, 3), (1, 2, 4, 5), (1, 2)], 9) == 2
     assert common_length([(1, 2, 3), (1, 2, 3)], 2) == 2

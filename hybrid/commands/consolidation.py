@@ -54,6 +54,7 @@ INTERVALS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--max-perplexity-drift", type=SHARE, help="Relative change of perplexity, at most.  [default: 1%]")
 @click.option("--min-locality", type=SHARE, help="Share of neighbours with unchanged answers, at least.  [default: 99%]")
 @click.option("--min-phrasings", type=SHARE, help="Share of a fact's other phrasings that must give it.  [default: 50%]")
+@click.option("--min-same-subject", type=SHARE, help="Share of what is known otherwise of a fact's subject that must stay.  [default: 50%]")
 @click.option("--min-fluency", type=SHARE, help="N-gram entropy relative to the base, at least.  [default: 90%]")
 @click.option("--namespace", "namespaces", multiple=True, help="Take facts of this namespace (instead of default); may be repeated.")
 @click.option("--author", "authors", multiple=True, help="Take facts of this author only; may be repeated.")
@@ -101,7 +102,11 @@ def _wanted(options: dict[str, Any]) -> dict[str, Any]:
     from hybrid.consolidation.checks import read_probes
     from policies.consolidation import ConsolidationPolicy, Limits
 
-    limits = {name: options[name] for name in ("max_perplexity_drift", "min_locality", "min_phrasings", "min_fluency") if options[name] is not None}
+    limits = {
+        name: options[name]
+        for name in ("max_perplexity_drift", "min_locality", "min_phrasings", "min_same_subject", "min_fluency")
+        if options[name] is not None
+    }
     try:
         made = Limits(**limits)
     except ValueError as error:

@@ -16,24 +16,25 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from hybrid.editors.kept import agreed, rivals
 from hybrid.formats import rows
-from hybrid.lexicon import fill, find, relations
+from hybrid.lexicon import fill, find
 from policies.consolidation import content
 from stores.errors import FormatError
 from stores.records import Fact
 
-PHRASINGS, QUESTIONS, NEIGHBOURS, ATTRIBUTES = 3, 3, 3, 2
-"""Queries of each kind a fact, at most: statements and questions that it answers, other subjects, other relations of its subject."""
-TRIED = 6
-"""Relations of the subject among which the base weights may know some."""
+PHRASINGS, QUESTIONS, NEIGHBOURS, SHARED, ATTRIBUTES = 3, 3, 3, 8, 3
+"""Queries of each kind, at most: statements and questions that a fact answers, other subjects in its prompt, and in a statement of its relation that all facts of
+the relation share, other relations of its subject."""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """The queries of one fact. Those in `kept` must be answered as by the base weights.
+    """The queries of one fact.
 
+    `neighbours` are about other subjects; they are put together for the whole set, and those of which the base weights are sure must keep their answers.
     `rivals` are pairs of phrasings of the subject's other relations; where the base weights answer both alike, they know
-    something, and the first becomes one of the `attributes`. What they make up anew for each phrasing is nothing to keep.
+    something, and the first becomes one of the `attributes`, which must keep their answers, too.
     """
 
     fact: Fact
@@ -54,13 +55,8 @@ class Checks:
 
     def knowing(self, base: Mapping[str, str]) -> Checks:
         """With the attributes that the base weights know, given their answers."""
-        known = [one for one, other in self.rivals if base[one] and base[one].casefold() == base[other].casefold()]
+        known = [one for one, other in self.rivals if agreed(base, one, other)]
         return replace(self, attributes=tuple(known[:ATTRIBUTES]))
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Queries whose answer must not change."""
-        return (*self.neighbours, *self.attributes)
 
 
 def checks(fact: Fact, others: Collection[tuple[str, str]] = ()) -> Checks:
@@ -73,15 +69,11 @@ def checks(fact: Fact, others: Collection[tuple[str, str]] = ()) -> Checks:
     name = fact.relation.casefold()
     kinds = subjects()
     near = kinds[relation.subject_type] if relation else [each for several in kinds.values() for each in several[:2]]
-    free = (s for s in _shuffled(near, fact) if (s.casefold(), name) not in others and s.casefold() != fact.subject.casefold())
-    neighbours = [fill(fact.prompt, subject) for subject in islice(free, NEIGHBOURS)]
-    rivals = []
-    if relation is not None:
-        table = relations()
-        alike = [r.id for r in table.values() if r.subject_type == relation.subject_type and r.id != relation.id]
-        chosen = [each for each in _shuffled(alike, fact) if (fact.subject.casefold(), table[each].name.casefold()) not in others]
-        rivals = [(fill(table[each].questions[0], fact.subject), fill(table[each].statements[0], fact.subject)) for each in chosen[:TRIED]]
-    return Checks(fact, tuple(phrasings), tuple(neighbours), tuple(rivals))
+    near = [s for s in near if (s.casefold(), name) not in others and s.casefold() != fact.subject.casefold()]
+    around = [fill(fact.prompt, subject) for subject in _shuffled(near, fact)[:NEIGHBOURS]]
+    around += [] if relation is None else [fill(relation.statements[0], subject) for subject in near[:SHARED]]
+    pairs = [(fill(q, fact.subject), fill(s, fact.subject)) for other, q, s in rivals(fact) if (fact.subject.casefold(), other.casefold()) not in others]
+    return Checks(fact, tuple(phrasings), tuple(dict.fromkeys(around)), tuple(pairs))
 
 
 def checks_of(facts: Sequence[Fact]) -> list[Checks]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hybrid.consolidation import report
 from hybrid.consolidation.run import Result, Run
 from hybrid.consolidation.workshop import Workshop
 from policies.consolidation import Limits, Verdict
@@ -62,7 +63,9 @@ def forget(memory: HybridMemory, fact: Fact) -> Forgotten:
             cache = ValueStore(memory.folder / "values.db")
             cache.forget(keys)
             cache.close()
-        memory.stability.pardon(ids)
+        memory.stability.scrub(ids)
+        for number in memory.generations.numbers():
+            report.scrub(memory.generations.path(number), [memory.ledger.get(each) for each in ids])
         gone = memory.ledger.forget(fact, memory.author)
     memory.save()
     if made is None:
@@ -90,8 +93,8 @@ def without(memory: HybridMemory, ids: Sequence[str]) -> Result:
         if refused:
             raise HybridError(f"a fact that stays has no value any more ({next(iter(refused.values()))}); run `hybrid consolidate --force`, then forget again")
         memory.stability.note_keys(keys.items())
-        run.rounds.chosen = staying
-        run.rounds.solution, run.rounds.verification = run.rounds.tried(staying)
+        if not run.rounds.best(staying):
+            run.rounds.solution, run.rounds.verification = run.rounds.tried(staying, manifest.settings.get("weight"))
         run.fill(result)
         run.publish(result)
         return result

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from stores.events import now
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hybrid.consolidation.run import Result
     from hybrid.memory import HybridMemory
+    from stores.records import Fact
 
 PAGE, NUMBERS = "report.html", "report.json"
 SHARES = ("efficacy", "phrasings", "neighbours", "same_subject", "fluency", "probes")
@@ -39,6 +42,7 @@ def numbers(result: Result) -> dict[str, Any]:
             }
             for o in (found.outcomes if found else ())
         ],
+        "flipped": {query: list(found.neighbours[query]) for query in found.flipped} if found else {},
         "dropped": [{"id": each, "statement": statements[each], "reason": why} for each, why in result.dropped.items()],
         "waiting": [{"id": v.fact.id, "statement": v.fact.statement, "reason": v.reason} for v in result.verdicts if not v.eligible],
         "probes": []
@@ -61,6 +65,24 @@ def write_refused(memory: HybridMemory, result: Result) -> None:
         (folder / name).write_bytes(data)
 
 
+def scrub(folder: Path, facts: Sequence[Fact]) -> None:
+    """Take facts that are forgotten out of the report of a generation that does not hold them: that they were refused, or waited, and where others' reasons quote them."""
+    try:
+        about = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    gone, quoted = {fact.id for fact in facts}, [fact.cloze for fact in facts]
+    for part in ("dropped", "waiting"):
+        about[part] = [entry for entry in about[part] if entry["id"] not in gone]
+        for entry in about[part]:
+            if any(text in entry["reason"] for text in quoted):
+                entry["reason"] = "refused beside a fact that was forgotten since"
+    for name, data in ((PAGE, page(about).encode()), (NUMBERS, (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode())):
+        partial = folder / f"{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / name)
+
+
 def page(about: dict[str, Any]) -> str:
     """The page; whatever comes from facts or the model is escaped."""
     verdict = f"<p class=no>Not live: {escape('; '.join(about['broken']))}.</p>" if about["broken"] else "<p class=yes>Within all limits.</p>"
@@ -71,7 +93,8 @@ def page(about: dict[str, Any]) -> str:
         f"<h1>Consolidation</h1><p>{escape(about['at'][:19])} UTC, weights <code>{escape(str(about['weights_hash'])[:16])}</code></p>{verdict}",
         _bars([(name.replace("_", " "), about["figures"][name]) for name in SHARES]) + _lines(about["rounds"]) if about["rounds"] else "",
         _table("Figures", ("figure", "value"), [[name, f"{value:.4f}"] for name, value in about["figures"].items()]),
-        _table("Facts in the weights", ("fact", "own prompt", "other phrasings", "answers around it that changed"), facts),
+        _table("Facts in the weights", ("fact", "own prompt", "other phrasings", "answers about its subject that changed"), facts),
+        _table("Neighbours that changed", ("query", "before", "after"), [[query, *pair] for query, pair in about["flipped"].items()]),
         _table("Left the set, answered from memory", ("fact", "why"), [[d["statement"], d["reason"]] for d in about["dropped"]]),
         _table("Not taken up", ("fact", "why"), [[d["statement"], d["reason"]] for d in about["waiting"]]),
         _table(

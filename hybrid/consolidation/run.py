@@ -6,7 +6,7 @@ set, what breaks others is found by bisection -> solved again, few rounds -> a g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,17 @@ from hybrid.consolidation.checks import Probe, says
 from hybrid.consolidation.rounds import Rounds
 from hybrid.consolidation.solver import added
 from hybrid.consolidation.verify import Examiner, Verification
-from hybrid.consolidation.workshop import Workshop, remembered
+from hybrid.consolidation.workshop import Workshop, crowded_key, remembered
 from policies.consolidation import ConsolidationPolicy, Limits, Verdict
 from stores.errors import HybridError
 from stores.generations import Draft
 from stores.records import Fact
-from stores.values import content_key
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
+
+FEW = 0.1
+"""Share of newcomers up to which a run begins with the weight that the live generation has, and does not choose one."""
 
 
 @dataclass
@@ -72,7 +74,8 @@ def consolidate(
     chosen = None if method is None and settings is None else (method or remembered(memory)[0], settings or {})
     policy, limits = policy or ConsolidationPolicy(), limits or Limits()
     with Workshop(memory, chosen).open() as shop:
-        return Run(shop, limits, probes).go(shop.verdicts(policy, limits, force=force, retry=retry), again=retry)
+        verdicts, newcomers = shop.verdicts(policy, limits, force=force, retry=retry)
+        return Run(shop, limits, probes).go(verdicts, newcomers, again=retry)
 
 
 class Run:
@@ -84,41 +87,41 @@ class Run:
         self.examiner = Examiner(self.memory.model, shop.cache, self.memory.stability.note_keys, probes)
         self.rounds = Rounds(self.memory.model, self.solver, self.examiner, limits, self.seconds)
 
-    def go(self, verdicts: list[Verdict], *, again: bool = False) -> Result:
-        """From verdicts to a live generation; `again` even if the same facts have been tried before."""
+    def go(self, verdicts: list[Verdict], newcomers: Collection[str] = (), *, again: bool = False) -> Result:
+        """From verdicts to a live generation; `again` even if there is nothing new."""
         result = Result(verdicts)
         eligible = [verdict.fact for verdict in verdicts if verdict.eligible]
-        if self.is_live(eligible) or (not again and self.is_settled(eligible)):
+        if self.is_live(eligible) and not again:
             result.unchanged = True
             return result
         if eligible:
             number = self.memory.stability.begin_run(fact.id for fact in eligible)
-            self.rounds.settle(self.prepared(eligible))
-            failed = {each: why for each, why in self.rounds.dropped.items() if each in self.rounds.failed}
-            self.memory.stability.mark(number, failed, self.shop.key(self.limits))
+            live = self.memory.generations.live()
+            weight = self.memory.generations.manifest(live).settings.get("weight") if newcomers and len(newcomers) <= FEW * len(eligible) else None
+            self.rounds.settle(self.prepared(eligible), newcomers, weight)
+            self.remember(number)
         self.fill(result)
-        if result.verification is None:
-            if not self.is_live([]):  # nothing is left to hold
+        if self.rounds.back:
+            result.unchanged = True
+        elif result.verification is None:
+            if self.memory.generations.live():  # nothing is left to hold
                 self.memory.generations.go_live(0, why="empty")
                 result.generation, result.weights_hash = 0, self.memory.generations.base_hash()
         elif result.broken:
             report.write_refused(self.memory, result)
         else:
             self.publish(result)
-        if not result.broken:
-            left = [fact for fact in eligible if fact.id not in self.rounds.failed]  # those that failed are not eligible any more
-            self.memory.ledger.set("settled", self._tried(left))
         return result
 
-    def is_settled(self, facts: Sequence[Fact]) -> bool:
-        """Whether the last run tried these very facts, within these limits, and its generation is still live and whole."""
-        if self.examiner.probes or self.memory.ledger.setting("settled") != self._tried(facts):
-            return False
-        live = self.memory.generations.live()
-        return live == 0 or self.is_live([self.memory.ledger.get(each) for each in self.memory.generations.manifest(live).fact_ids])
-
-    def _tried(self, facts: Sequence[Fact]) -> str:
-        return content_key(facts=[fact.id for fact in facts], key=self.shop.key(self.limits), live=self.memory.generations.live())
+    def remember(self, number: int) -> None:
+        """Note which facts failed, and which found no room."""
+        rounds, key = self.rounds, self.shop.key(self.limits)
+        if rounds.broken:
+            return
+        failed = {each: why for each, why in rounds.dropped.items() if each in rounds.failed}
+        crowded = {each: why for each, why in rounds.dropped.items() if each not in rounds.failed | rounds.given_up}
+        self.memory.stability.mark(number, failed, key, passed=[fact.id for fact in rounds.chosen])
+        self.memory.stability.mark(number, crowded, crowded_key(key))
 
     def fill(self, result: Result) -> None:
         """What the rounds came to."""
@@ -136,8 +139,8 @@ class Run:
             manifest, _ = self.memory.generations.load(live)
         except HybridError:
             return False
-        same = manifest.fact_ids == [fact.id for fact in facts] and self.memory.generations.in_live() == set(manifest.fact_ids)
-        return same and dict(manifest.settings) == self.solver.settings and manifest.verification["limits"] == vars(self.limits)
+        same = manifest.fact_ids == [fact.id for fact in facts]
+        return same and self.solver.made_alike(manifest.settings) and manifest.verification["limits"] == vars(self.limits)
 
     def prepared(self, facts: Sequence[Fact]) -> list[Fact]:
         """Facts with values; what the base says about them and around them is known afterwards."""
@@ -159,10 +162,10 @@ class Run:
         assert solution is not None and found is not None
         with added(self.memory.model, solution.changes):
             result.weights_hash, tensors = self.solver.hashes(solution.changes)
-        passed = {o.fact.id: o.passed(self.limits.min_phrasings) for o in found.outcomes}
+        passed = {o.fact.id: o.passed(self.limits) for o in found.outcomes}
         draft = Draft(
             model=self.memory.model.identity, base_hash=self.solver.base_hash, weights_hash=result.weights_hash, tensors=tensors,
-            facts=tuple({"id": fact.id, "passed": passed[fact.id]} for fact in result.facts), method=self.solver.method, settings=self.solver.settings,
+            facts=tuple({"id": fact.id, "passed": passed[fact.id]} for fact in result.facts), method=self.solver.method, settings=self.solver.settings_at(solution.weight),
             verification=found.figures() | {"limits": vars(self.limits)}, changes=solution.changes, extra=report.files(result),
         )  # fmt: skip
         result.generation = self.memory.generations.publish(draft)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hybrid.architecture import oriented
+from hybrid.architecture import Architecture, captured, oriented
 from hybrid.editing import revert
 from hybrid.editors import editor_class
+from hybrid.editors.keys import Walk
 from hybrid.editors.locate_and_edit import Run
-from hybrid.editors.published import configured, default_layers
+from hybrid.editors.published import configured, default_layers, settings_for
+from hybrid.editors.solve import Covariance
 from hybrid.embedder import file_hash
 from hybrid.fingerprint import combined, tensor_hashes
+from hybrid.model import Prompt
+from hybrid.prompts import query_text
 from hybrid.statistics import find_moments
 from stores.deltas import Factors
 from stores.errors import BadRequest, HybridError
@@ -30,21 +34,23 @@ if TYPE_CHECKING:
 
 METHODS = ("memit", "alphaedit", "emmet")
 """Editors that solve all facts in one batch from cached values."""
+LADDER = (8.0, 4.0, 2.0, 1.0)
+"""Multiples of the covariance weight: values do not depend on it, so a set is solved with each, and keeps the heaviest that serves it."""
 CHUNK = 32
 """Facts whose values are kept before the next are optimised: what an interrupted run loses."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Factors by parameter, for facts in this order."""
+    """Factors by parameter, for facts in this order.
+
+    `costs`: how much each fact moves what the rewrite layers give to other text, the root of tr(D C D^T) of its part D of the change, over all layers.
+    """
 
     facts: tuple[Fact, ...]
     changes: Mapping[str, Factors]
-
-    def costs(self) -> list[float]:
-        """How much each fact moves the weights: the norm of its part of the change, over all layers."""
-        parts = [torch.from_numpy(f.left).norm(dim=0) * torch.from_numpy(f.right).norm(dim=0) for f in self.changes.values()]
-        return torch.stack(parts).double().square().sum(0).sqrt().tolist()  # type: ignore[no-any-return]
+    costs: tuple[float, ...]
+    weight: float | None
 
 
 class Solver:
@@ -53,25 +59,47 @@ class Solver:
     Args:
         given: settings that override the published ones for the model.
         threads: of the solve, part of the settings: another number may round otherwise.
+        lightest: the covariance weight at which the ladder begins, if it is not the editor's; no ladder if `given` has a weight and this is None.
     Raises:
         HybridError: if the method does not solve in one batch.
     """
 
-    def __init__(self, model: LanguageModel, method: str, given: Mapping[str, Any], cache: ValueStore, threads: int):
+    def __init__(self, model: LanguageModel, method: str, given: Mapping[str, Any], cache: ValueStore, threads: int, lightest: float | None = None):
         if method not in METHODS:
             raise HybridError(f"{method!r} cannot consolidate; choose one of {', '.join(METHODS)}, which solve all facts in one batch")
         self.model, self.method, self.cache, self.threads = model, method, cache, threads
-        self.editor: Any = configured(editor_class(method), method, model, {**given, "cache": cache})
+        kind = editor_class(method)
+        usual = {name: value for name, value in settings_for("consolidation", model).items() if name in {field.name for field in fields(kind)}}
+        self.editor: Any = configured(kind, method, model, {**usual, **given, "cache": cache})
+        self._last: tuple[list[str], Run, Walk] | None = None
+        published = getattr(self.editor, "weight", None)
+        self.lightest: float | None = lightest or (None if "weight" in given else published)
+
+    @property
+    def weights(self) -> list[float | None]:
+        """Covariance weights to choose from, the heaviest first: what is heavier changes less. One, if the weight is given or the method has none."""
+        return [self.lightest * factor for factor in LADDER] if self.lightest else [getattr(self.editor, "weight", None)]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that the weights depend on beside base and facts, as JSON types."""
-        fields = {name: value for name, value in vars(self.editor).items() if name not in ("cache", "batch_size")}
-        fields["layers"] = list(self.layers)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()} | {
+        """All that the choice of facts depends on beside base and facts, as JSON types; the weights of a solution: with its own `weight`."""
+        named = {name: value for name, value in vars(self.editor).items() if name not in ("cache", "batch_size")}
+        named["layers"] = list(self.layers)
+        if self.lightest:
+            named |= {"weight": self.lightest, "lightest": self.lightest}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()} | {
             "threads": self.threads, "device": self.model.model.device.type, "dtype": str(self.model.model.dtype).removeprefix("torch."),
             "statistics": {str(layer): file_hash(path) for layer, path in find_moments(self.model, self.layers).items()},
         }  # fmt: skip
+
+    def settings_at(self, weight: float | None) -> dict[str, Any]:
+        """The settings of a solution with a weight of the ladder."""
+        return self.settings if weight is None else {**self.settings, "weight": weight}
+
+    def made_alike(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a generation's settings are these, whatever weight of the ladder it has."""
+        weight = settings.get("weight")
+        return weight in self.weights and dict(settings) == self.settings_at(weight)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -128,12 +156,50 @@ class Solver:
             return {name: why for fact in facts for name, why in self._fill([fact]).items()}
         return {}
 
-    def solve(self, facts: Sequence[Fact]) -> Solution:
-        """The weights' change for facts whose values are kept; deterministic for their order."""
+    def solve(self, facts: Sequence[Fact], weight: float | None = None) -> Solution:
+        """The weights' change for facts whose values are kept; deterministic for their order.
+
+        Args:
+            weight: of the ladder; the lightest if None.
+        """
+        editor = replace(self.editor, weight=weight) if weight is not None else self.editor
+        energies: list[Tensor] = []
+
+        def solved(residual: Tensor, keys: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
+            left, right = editor.solve(residual, keys, covariance)
+            energies.append((left.norm(dim=0).square() * (right * (covariance.matrix @ right)).sum(0)).cpu())
+            return left, right
+
         with _threads(self.threads):
+            run, walk = self._walked(facts)
+            changes = run.spread(run.values().targets, solved, walk)
+        costs = torch.stack(energies).sum(0).clamp_min(0).sqrt().tolist()
+        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()}, tuple(costs), weight)
+
+    def _walked(self, facts: Sequence[Fact]) -> tuple[Run, Walk]:
+        """A run with its walk; those of the last facts are used again, if below the rewrite layer nothing changes between two solves."""
+        ids = [fact.id for fact in facts]
+        if len(self.layers) > 1 or self._last is None or self._last[0] != ids:
             run = self._run(facts)
-            changes = run.spread(run.values().targets, self.editor.solve)
-        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()})
+            self._last = ids, run, run.walk()
+        return self._last[1:]
+
+    @torch.inference_mode()
+    def shares(self, solution: Solution, queries: Sequence[str]) -> list[list[float]]:
+        """Of each query how much each fact moves it: the norm of its part of the change, at the query's keys in the base weights, at their largest."""
+        arch = Architecture(self.model.model)
+        parts = {layer: solution.changes[arch.weight_name(layer)] for layer in self.layers}
+        found = []
+        for query in queries:
+            ids = self.model.encode(Prompt(query if self.model.is_chat else query_text(query), self.model.is_chat))
+            with captured({str(layer): arch.rewrite(layer) for layer in self.layers}, inputs=True) as seen:
+                self.model.model(input_ids=torch.tensor([ids], device=arch.device), logits_to_keep=1)
+            total = torch.zeros(len(solution.facts), dtype=torch.float64)
+            for layer, factors in parts.items():
+                along = seen[str(layer)][0].double().cpu() @ torch.from_numpy(factors.right).double()  # (positions, facts)
+                total += (along.abs().amax(0) * torch.from_numpy(factors.left).double().norm(dim=0)).square()
+            found.append(total.sqrt().tolist())
+        return found
 
     def hashes(self, changes: Mapping[str, Factors]) -> tuple[str, dict[str, str]]:
         """Of weights to which these changes have been added: the hash over all tensors, and those of the changed ones."""

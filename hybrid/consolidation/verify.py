@@ -15,6 +15,7 @@ import torch
 from hybrid.consolidation.checks import Checks, Probe, checks_of, prose, says
 from hybrid.model import Prompt
 from hybrid.prompts import query_text
+from policies.consolidation import Limits
 from stores.records import Fact
 from stores.values import ValueStore, content_key
 
@@ -27,6 +28,8 @@ CHUNK = 512
 """Queries whose answers are kept before the next are asked."""
 TOKENS = 512
 """Of the fixed text in a batch, padding included."""
+SURE, ENOUGH = 0.9, 20
+"""Probability of a greedy answer from which the base weights are sure of it, and how many neighbours there are at least, the likeliest, sure or not."""
 FREE_TEXTS, FREE_TOKENS = 12, 30
 """Free texts from which fluency is measured: beginnings of the fixed text, and how many tokens are made of each."""
 
@@ -60,18 +63,22 @@ class Outcome:
 
     @property
     def changed(self) -> list[str]:
-        """Neighbours and attributes that are answered otherwise than by the base."""
-        return [query for query in self.checks.kept if self.now[query] != self.before[query]]
+        """Attributes of its subject that are answered otherwise than by the base."""
+        return [query for query in self.checks.attributes if self.now[query] != self.before[query]]
 
-    def passed(self, min_phrasings: float) -> bool:
+    def passed(self, limits: Limits) -> bool:
         """Whether the weights may answer for the fact."""
-        return self.effective and sum(self.phrasings) >= min_phrasings * len(self.phrasings)
+        told = sum(self.phrasings) >= limits.min_phrasings * len(self.phrasings)
+        known = len(self.checks.attributes)
+        return self.effective and told and known - len(self.changed) >= limits.min_same_subject * known
 
-    def failure(self) -> str:
+    def failure(self, limits: Limits) -> str:
         """Why it did not pass."""
         if not self.effective:
             return f"its prompt is answered {self.said[self.fact.cloze][:60]!r}"
-        return f"{sum(self.phrasings)} of {len(self.phrasings)} other phrasings are answered with it"
+        if sum(self.phrasings) < limits.min_phrasings * len(self.phrasings):
+            return f"{sum(self.phrasings)} of {len(self.phrasings)} other phrasings are answered with it"
+        return f"changes {len(self.changed)} of {len(self.checks.attributes)} answers about its subject, such as {self.changed[0]!r}"
 
 
 @dataclass(frozen=True)
@@ -91,12 +98,18 @@ class Verification:
     before: General
     after: General
     probes: tuple[Probe, ...] = ()
+    neighbours: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Answers before and after, by query."""
+
+    @property
+    def flipped(self) -> list[str]:
+        """Neighbours that are answered otherwise than by the base."""
+        return [query for query, (before, after) in self.neighbours.items() if before != after]
 
     @property
     def locality(self) -> float:
-        """Share of neighbours and attributes with unchanged answers."""
-        asked = sum(len(o.checks.kept) for o in self.outcomes)
-        return 1 - sum(len(o.changed) for o in self.outcomes) / asked if asked else 1.0
+        """Share of neighbours with unchanged answers."""
+        return 1 - len(self.flipped) / len(self.neighbours) if self.neighbours else 1.0
 
     @property
     def drift(self) -> float:
@@ -116,11 +129,10 @@ class Verification:
     def figures(self) -> dict[str, float]:
         """The numbers of the report; shares are fractions."""
         phrasings = [right for o in self.outcomes for right in o.phrasings]
-        parts = {kind: [(q, o) for o in self.outcomes for q in getattr(o.checks, kind)] for kind in ("neighbours", "attributes")}
-        kept = {kind: _share([o.now[q] == o.before[q] for q, o in several]) for kind, several in parts.items()}
+        kept = [o.now[q] == o.before[q] for o in self.outcomes for q in o.checks.attributes]
         found = {
-            "efficacy": _share([o.effective for o in self.outcomes]), "phrasings": _share(phrasings), "neighbours": kept["neighbours"],
-            "same_subject": kept["attributes"], "locality": self.locality, "perplexity": self.after.perplexity, "perplexity_base": self.before.perplexity,
+            "efficacy": _share([o.effective for o in self.outcomes]), "phrasings": _share(phrasings), "neighbours": self.locality,
+            "same_subject": _share(kept), "locality": self.locality, "perplexity": self.after.perplexity, "perplexity_base": self.before.perplexity,
             "perplexity_drift": self.drift, "fluency": self.fluency, "probes": 1 - len(self.failing_probes) / len(self.probes) if self.probes else 1.0,
         }  # fmt: skip
         return {name: round(value, 6) for name, value in found.items()}
@@ -153,19 +165,51 @@ class Examiner:
     def learn_base(self, facts: Sequence[Fact]) -> list[Checks]:
         """The checks of facts that go together, once the base weights have said what they know; the model must hold them."""
         several = checks_of(facts)
-        base = self.model.identity.weights_hash
-        asked = dict.fromkeys(query for checks in several for query in checks.before)
-        keys = {query: content_key(kind="answer", model=base, query=query, tokens=self.room()) for query in asked}
-        found = self.cache.answers(list(keys.values()))
-        self.known |= {query: found[key] for query, key in keys.items() if key in found}
-        missing = [query for query, key in keys.items() if key not in found]
-        self.note((checks.fact.id, keys[query]) for checks in several for query in checks.before)
-        for start in range(0, len(missing), CHUNK):
-            part = missing[start : start + CHUNK]
-            answers = self.ask(part)
-            self.cache.put_answers((keys[query], answer) for query, answer in answers.items())
-            self.known |= answers
+        self.known |= self._kept("answer", [(checks.fact, checks.before) for checks in several], self.ask)
         return [checks.knowing(self.known) for checks in several]
+
+    def sure(self, several: Sequence[Checks]) -> list[str]:
+        """The neighbours of a set of which the base weights are sure; the model must hold them."""
+        mine = {query for checks in several for query in checks.asked}
+        around = [(checks.fact, tuple(query for query in checks.neighbours if self.known[query] and query not in mine)) for checks in several]
+        odds = self._kept("odds", around, lambda queries: {query: f"{p:.6f}" for query, p in self.odds(queries).items()})
+        ranked = sorted(odds, key=lambda query: (-float(odds[query]), query))
+        many = sum(float(p) >= SURE for p in odds.values())
+        return ranked[: max(many, ENOUGH)]
+
+    def _kept(self, kind: str, asked: Sequence[tuple[Fact, Sequence[str]]], ask: Callable[[list[str]], dict[str, str]]) -> dict[str, str]:
+        """What the base weights have to say to the queries of facts, from the cache, or asked now and kept there."""
+        base, queries = self.model.identity.weights_hash, list(dict.fromkeys(query for _, several in asked for query in several))
+        keys = {query: content_key(kind=kind, model=base, query=query, tokens=self.room()) for query in queries}
+        stored = self.cache.answers(list(keys.values()))
+        found = {query: stored[key] for query, key in keys.items() if key in stored}
+        self.note((fact.id, keys[query]) for fact, several in asked for query in several)
+        missing = [query for query in queries if query not in found]
+        for start in range(0, len(missing), CHUNK):
+            answers = ask(missing[start : start + CHUNK])
+            self.cache.put_answers((keys[query], answer) for query, answer in answers.items())
+            found |= answers
+        return {query: found[query] for query in queries}
+
+    @torch.inference_mode()
+    def odds(self, queries: Sequence[str]) -> dict[str, float]:
+        """The probability of each query's known answer as a whole, the weights as they are."""
+        chat, rows = self.model.is_chat, []
+        for query in queries:
+            before = self.model.encode(Prompt(query if chat else query_text(query), chat))
+            answer = list(self.model.tokenizer(self.known[query] if chat else f" {self.known[query]}", add_special_tokens=False)["input_ids"])
+            rows.append((query, before, answer))
+        found: dict[str, float] = {}
+        rows.sort(key=lambda row: (len(row[1]) + len(row[2]), row[0]))
+        for start in range(0, len(rows), 64):
+            part = rows[start : start + 64]
+            length = max(len(before) + len(answer) for _, before, answer in part)  # padding on the right bears on nothing before it
+            ids = torch.tensor([before + answer + [0] * (length - len(before) - len(answer)) for _, before, answer in part], device=self.model.model.device)
+            scores = self.model.model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+            for (query, before, answer), row in zip(part, scores, strict=True):
+                places = torch.arange(len(before) - 1, len(before) + len(answer) - 1, device=row.device)
+                found[query] = math.exp(float(row[places, torch.tensor(answer, device=row.device, dtype=torch.long)].sum()))
+        return found
 
     def outcomes(self, several: Sequence[Checks], kept: bool = True) -> list[Outcome]:
         """What the model says now; without `kept`, only to the queries whose answer is the target."""
@@ -173,8 +217,13 @@ class Examiner:
         for each in several:
             by_room.setdefault(self.room(each.fact.target_new), []).extend(each.asked)
         said = {room: self.ask(queries, room) for room, queries in by_room.items()}
-        now = self.ask(query for each in several for query in each.kept) if kept else {}
+        now = self.ask(query for each in several for query in each.attributes) if kept else {}
         return [Outcome(each, said[self.room(each.fact.target_new)], now, self.known, self.model.is_chat) for each in several]
+
+    def effective(self, facts: Sequence[Fact]) -> list[bool]:
+        """Whether the model says each fact's target to its own prompt now."""
+        said = self.ask([fact.cloze for fact in facts], max(self.room(fact.target_new) for fact in facts))
+        return [says(said[fact.cloze], fact, chat=self.model.is_chat) for fact in facts]
 
     @cached_property
     def base(self) -> General:

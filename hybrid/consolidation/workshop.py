@@ -11,7 +11,7 @@ import torch
 
 from hybrid.consolidation.solver import Solver
 from hybrid.editors.published import typed
-from policies.consolidation import Candidate, ConsolidationPolicy, Limits, Verdict
+from policies.consolidation import Candidate, ConsolidationPolicy, Limits, Verdict, candidates
 from stores.events import now
 from stores.generations import Manifest
 from stores.identity import hold_to
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
 
 
-SURROUNDINGS = ("threads", "device", "dtype", "statistics")
+SURROUNDINGS = ("threads", "device", "dtype", "statistics", "lightest")
 """Settings of a generation that are not the editor's."""
 
 
@@ -61,13 +61,16 @@ class Workshop:
     def as_made(self, manifest: Manifest) -> Solver:
         """The solver that a generation was made with, whatever the store's settings are by now."""
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in manifest.settings.items() if name not in SURROUNDINGS}
-        solver = Solver(self.memory.model, manifest.method, given, self.cache, int(manifest.settings["threads"]))
+        solver = Solver(self.memory.model, manifest.method, given, self.cache, int(manifest.settings["threads"]), manifest.settings.get("lightest"))
         solver.base_hashes = self.solver.base_hashes
         return solver
 
-    def verdicts(self, policy: ConsolidationPolicy, limits: Limits, *, force: bool, retry: bool) -> list[Verdict]:
-        """The policy's verdict on every fact in force."""
-        return verdicts(self.memory, policy, self.key(limits), force=force, retry=retry)
+    def verdicts(self, policy: ConsolidationPolicy, limits: Limits, *, force: bool, retry: bool) -> tuple[list[Verdict], set[str]]:
+        """The policy's verdict on every fact in force, and who of the eligible is a newcomer beside what is live."""
+        live = self.memory.generations.live()
+        manifest = self.memory.generations.manifest(live) if live else None
+        alike = manifest is not None and self.solver.made_alike(manifest.settings) and manifest.verification["limits"] == vars(limits)
+        return verdicts(self.memory, policy, self.key(limits), force=force, retry=retry, afresh=retry or not alike)
 
     def key(self, limits: Limits) -> str:
         """Under what a failure counts."""
@@ -89,22 +92,39 @@ def marks_key(memory: HybridMemory, settings: Mapping[str, Any], limits: Limits)
     return key
 
 
-def verdicts(memory: HybridMemory, policy: ConsolidationPolicy, key: str, *, force: bool = False, retry: bool = False) -> list[Verdict]:
-    """The policy's verdict on every fact in force, with what is known of its use."""
+def crowded_key(key: str) -> str:
+    """Under what it counts that a fact found no room."""
+    return f"{key}/room"
+
+
+def verdicts(
+    memory: HybridMemory, policy: ConsolidationPolicy, key: str, *, force: bool = False, retry: bool = False, afresh: bool = False
+) -> tuple[list[Verdict], set[str]]:
+    """The policy's verdict on every fact in force, with what is known of its use; and who of the eligible is a newcomer beside what is live.
+
+    Args:
+        retry: what was refused is tried again.
+        afresh: what is live counts for nothing.
+    """
     known = memory.stability.records(key)
-    live = memory.generations.in_live()
+    live = memory.generations.members()
     found = []
     for fact in memory.ledger.facts():
         record = known.get(fact.id)
         about = {} if record is None else {"answered": record.answered, "confirmed": record.confirmed, "held": record.held, "failed": record.failed}
         found.append(Candidate(fact=fact, in_weights=fact.id in live, **about))  # type: ignore[arg-type]
-    return policy.judge(found, now(), force=force, retry=retry)
+    judged = policy.judge(found, now(), force=force, retry=retry)
+    crowded = {} if retry else {each: record.failed for each, record in memory.stability.records(crowded_key(key)).items() if record.failed}
+    taken, newcomers = candidates([v.fact for v in judged if v.eligible], set() if afresh else live, crowded)
+    ids = {fact.id for fact in taken}
+    waiting = "found no room before: {}; --retry chooses among all facts anew"
+    return [v if not v.eligible or v.fact.id in ids else Verdict(v.fact, False, waiting.format(crowded[v.fact.id])) for v in judged], newcomers
 
 
 def plan(memory: HybridMemory, policy: ConsolidationPolicy, *, force: bool = False, retry: bool = False) -> list[Verdict]:
     """What a consolidation would take up, and why the rest stays; no model is loaded."""
     memory.weights.flush()
-    return verdicts(memory, policy, memory.ledger.setting("marks") or "", force=force, retry=retry)
+    return verdicts(memory, policy, memory.ledger.setting("marks") or "", force=force, retry=retry, afresh=retry)[0]
 
 
 def _threads(memory: HybridMemory) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hybrid.architecture import Architecture
 from hybrid.editors.contexts import context_prefixes
+from hybrid.editors.kept import known_about
 from hybrid.editors.keys import Walk
 from hybrid.editors.requests import check, contexts, refuse_known
 from hybrid.editors.solve import Covariance
@@ -67,9 +68,16 @@ class Run:
         """Each request's key, and the values that the cache holds."""
         assert self.cache is not None
         shared = {field.name: getattr(self.settings, field.name) for field in fields(ValueSettings)} | {"at": self.at, "layer": self.layers[-1]}
+        if not shared["keep"]:  # values that were kept before there was this setting stay valid
+            del shared["keep"]
         base = {"model": self.model.identity.weights_hash, "prefixes": self.prefixes}
         keys = [
-            content_key(**shared, **base, request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions, self.settings.wordings)])
+            content_key(
+                **shared,
+                **base,
+                request=[r.subject, r.target_new, *contexts(r, [""], self.settings.questions, self.settings.wordings)],
+                **({"relation": r.relation} if self.settings.keep else {}),
+            )
             for r in self.requests
         ]
         return keys, self.cache.get(keys)
@@ -90,19 +98,25 @@ class Run:
     def optimise(self, requests: Sequence[Fact]) -> Values:
         """Values of some requests, with the weights as they are."""
         size = getattr(self.settings, "batch_size", 0)
-        return optimise_values(self.model, self.arch, requests, self.prefixes, self.layers[-1], self.settings, at=self.at, batch_size=size)
+        kept = known_about(self.model, requests, self.settings.keep) if self.settings.keep else ()
+        return optimise_values(self.model, self.arch, requests, self.prefixes, self.layers[-1], self.settings, at=self.at, batch_size=size, kept=kept)
+
+    def walk(self) -> Walk:
+        """A walk up the model over the requests; where only one layer is rewritten, it serves for several solves of the same requests."""
+        return Walk(self.model, self.arch, self.requests, self.prefixes, self.settings.questions, self.settings.wordings)
 
     @torch.no_grad()
-    def spread(self, targets: Tensor, solve: Solve) -> dict[str, Factors]:
+    def spread(self, targets: Tensor, solve: Solve, walk: Walk | None = None) -> dict[str, Factors]:
         """MEMIT's walk: at each layer the share of the remaining residual, with the layers below already changed.
 
         Args:
             targets: values at the last layer, (n, d).
             solve: one layer's closed form.
+            walk: see `walk`; a new one if None.
         """
         arch, changes = self.arch, {}
         at = "block" if arch.layout.plain else "rewrite"
-        walk = Walk(self.model, arch, self.requests, self.prefixes, self.settings.questions, self.settings.wordings)
+        walk = walk or self.walk()
         with given_back([arch.weight(layer) for layer in self.layers]):
             for number, layer in enumerate(self.layers):
                 keys = walk.keys(layer)

@@ -52,10 +52,12 @@ class ValueSettings:
     """Contexts made of the request's own questions, beside the prompt and its prefixes; the papers have none."""
     wordings: int = 0
     """Contexts made of the lexicon's other statements of the request's relation; the papers have none."""
+    keep: int = 0
+    """Contexts in which the model says what it knows about the subject, and is to say it still; the papers have none."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or self.clamp <= 0 or min(self.decay, self.kl, self.stop, self.questions, self.wordings) < 0:
-            raise ValueError(f"steps must be at least 1, lr and clamp positive, decay, kl, stop, questions and wordings not negative: {self}")
+        if self.steps < 1 or self.lr <= 0 or self.clamp <= 0 or min(self.decay, self.kl, self.stop, self.questions, self.wordings, self.keep) < 0:
+            raise ValueError(f"steps must be at least 1, lr and clamp positive, decay, kl, stop, questions, wordings and keep not negative: {self}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def optimise_values(
     *,
     at: str = "block",
     batch_size: int = 0,
+    kept: Sequence[Sequence[tuple[str, str]]] = (),
 ) -> Values:
     """Optimise the values of all requests.
 
@@ -85,6 +88,7 @@ def optimise_values(
         layer: the block whose state at the subject's last token is optimised.
         at: "block" for the block's output (MEMIT), "rewrite" for its rewrite module's output (ROME).
         batch_size: facts at once; chosen by memory if 0. It does not change the values but for rounding.
+        kept: of each request what else is to be said about its subject, as (template, answer); where there is less than `settings.keep`, the prompt stands in.
     Raises:
         HybridError: if values cannot be optimised there.
     """
@@ -92,6 +96,9 @@ def optimise_values(
         at = "rewrite_in_block"
     several = zip(*(contexts(r, prefixes, settings.questions, settings.wordings) for r in requests), strict=True)
     kinds = [[passage(model.tokenizer, form, r.subject, r.target_new, prefix) for r, (form, prefix) in zip(requests, each, strict=True)] for each in several]
+    for number in range(settings.keep if kept else 0):
+        others = [own[number] if number < len(own) else (r.prompt, r.target_new) for r, own in zip(requests, kept, strict=True)]
+        kinds.append([passage(model.tokenizer, form, r.subject, answer) for r, (form, answer) in zip(requests, others, strict=True)])
     kinds.append([passage(model.tokenizer, KL_PROMPT, r.subject) for r in requests])
     width = arch.weight(layer).shape[0]
     found = Values(torch.zeros(len(requests), width, dtype=arch.precise), torch.zeros(len(requests)), torch.zeros(len(requests), dtype=torch.long))
