@@ -50,11 +50,12 @@ def scope() -> str:
         wanted = "right fact fires" if inside else "silent"
         other = percent(share(unknown["slices"][kind], inside))
         rows.append(f"| {kind.replace('_', ' ')} | {wanted} | {percent(share(row, inside))} | {other} | {goal} | {row['total']} |")
+    errors = " and ".join(percent(each["calibration_error"]) for each in (known, unknown))
     head = (
         f"The router with {known['facts']:,} facts in memory, on relations, subjects and phrasings that the classifier never saw "
         f"(`python -m hybrid.scope.evaluate`), once with the lexicon that ships, which has trained phrasings of these relations, and once without them. Balanced "
         f"accuracy {percent(known['balanced'])} and {percent(unknown['balanced'])}; cosine with its best threshold on the same queries "
-        f"{percent(known['cosine']['balanced'])}."
+        f"{percent(known['cosine']['balanced'])}. Calibration error {errors} (goal 2%)."
     )
     return "\n".join([head, "", "| queries | wanted | in the lexicon | not in it | goal | asked |", "|---|---|---|---|---|---|", *rows])
 
@@ -68,6 +69,24 @@ def rephrase() -> str:
         f"{percent(result['read_when_right_fact_fired'])} of the time. Neighbours' answers identical to those without memory: "
         f"{percent(result['locality'])} (goal 97%)."
     )
+
+
+def evaluations() -> str:
+    """`hybrid eval` on public formats, whatever results there are."""
+    columns = ("efficacy", "generalization", "Subject_Aliasing", "neighborhood", "Relation_Specificity", "Forgetfulness", "distractor", "unrelated")
+    rows = []
+    for path in sorted(RESULTS.glob("eval-*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found = result["scores"] | {name: row.get("locality", row.get("portability")) for name, row in result["slices"].items()}
+        cells = [percent(found[name]) if found.get(name) is not None else "-" for name in columns]
+        rows.append(f"| {path.stem.removeprefix('eval-')} | {result['method']} | {result['records']} | {' | '.join(cells)} |")
+    head = (
+        "`hybrid eval`, free generation, all edits of a file loaded together (`--seed 7`); efficacy, generalization and Subject_Aliasing count answers that give the "
+        "new target, the others answers identical to those without memory. KnowEdit files hold several edits of one subject that contradict each other, and queries "
+        "for the edited fact itself among those that should not change."
+    )
+    names = " | ".join(name.replace("_", " ") for name in columns)
+    return "\n".join([head, "", f"| file | method | records | {names} |", f"|---|---|---|{'---|' * len(columns)}", *rows])
 
 
 def insert() -> str:
@@ -155,7 +174,7 @@ def main(check: bool) -> None:
     """Update the README's results."""
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    body = "\n\n".join([pocket(), scope(), rephrase(), insert(), editors(), speed()])
+    body = "\n\n".join([pocket(), scope(), rephrase(), evaluations(), insert(), editors(), speed()])
     new = MARK.sub(lambda match: f"{match[1]}{body}\n{match[2]}", old)
     if check:
         sys.exit(old != new)
