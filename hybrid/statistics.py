@@ -95,6 +95,7 @@ def collect(
     tokens_a_batch: int = 4096,
     folder: Path | None = None,
     compact: bool = False,
+    components: int = 0,
 ) -> list[Path]:
     """Compute and store the second moments of several layers in one pass.
 
@@ -105,7 +106,7 @@ def collect(
         length: tokens of a text that are read, at most.
         tokens_a_batch: bounds the memory of a pass.
         folder: where the files go; the model's folder in the cache if None.
-        compact: see `write_moment`.
+        compact, components: see `write_moment`.
     Returns:
         One file a layer.
     Raises:
@@ -141,21 +142,29 @@ def collect(
     if not tokens:
         raise HybridError(f"{source!r} holds no text to measure")
     for layer, path in missing:
-        write_moment(path, layer, sums[layer] / tokens, tokens, model.identity.weights_hash, Path(source).name, compact)
+        write_moment(path, layer, sums[layer] / tokens, tokens, model.identity.weights_hash, Path(source).name, compact, components)
     partial.unlink(missing_ok=True)
     return paths
 
 
-def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_hash: str, source: str, compact: bool = False) -> None:
+def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_hash: str, source: str, compact: bool = False, components: int = 0) -> None:
     """Store one layer's moment, atomically; the symmetric matrix as its lower triangle in float32.
 
     Args:
         compact: store a triangular factor in float16 instead, at half the size. What is read back is positive semidefinite and within some 1e-3 of the
             moment, relative to its diagonal.
+        components: store so many principal components of the correlations instead, a byte an entry, and the variances; what the components leave of
+            a variance is taken for its own.
     """
     rows, columns = torch.tril_indices(len(matrix), len(matrix))
     about = {"layer": str(layer), "tokens": str(tokens), "weights_hash": weights_hash, "source": source, "size": str(len(matrix))}
-    if compact:
+    if components:
+        deviation = matrix.double().diagonal().sqrt().clamp(min=1e-12)
+        values, vectors = torch.linalg.eigh(matrix.double() / deviation[:, None] / deviation)
+        found = (vectors * values.clamp(min=0).sqrt())[:, -components:]
+        scale = found.abs().amax(0).clamp(min=1e-12) / 127
+        tensors = {"components": (found / scale).round().to(torch.int8).contiguous(), "scale": scale.float(), "deviation": deviation.float()}
+    elif compact:
         values, vectors = torch.linalg.eigh(matrix.double())
         factor = torch.linalg.qr((vectors * values.clamp(min=0).sqrt()).T).R.T[rows, columns]
         scale = factor.abs().max() / 1000  # keeps the small ones above float16's smallest
@@ -174,7 +183,12 @@ def read_moment(path: Path) -> tuple[SecondMoment, dict[str, str]]:
     size = int(about["size"])
     matrix = torch.zeros(size, size, dtype=torch.float64)
     rows, columns = torch.tril_indices(size, size)
-    if "factor" in tensors:
+    if "components" in tensors:
+        found = tensors["components"].double() * tensors["scale"].double()
+        correlation = found @ found.T + torch.diag((1 - found.square().sum(1)).clamp(min=1e-3))
+        deviation = tensors["deviation"].double()
+        matrix = correlation * deviation[:, None] * deviation
+    elif "factor" in tensors:
         matrix[rows, columns] = tensors["factor"].double() * tensors["scale"].double()
         matrix = matrix @ matrix.T
     else:

@@ -615,6 +615,16 @@ def test_pocket_is_asked_what_it_knows_about_a_subject() -> None:
     assert agreed({"a?": "Lisbon", "a": "lisbon"}, "a?", "a") == "Lisbon" and agreed({"a?": "Lisbon", "a": "Porto"}, "a?", "a") == ""
 
 
+def test_components_keep_variances_and_what_is_correlated(tmp_path: Path) -> None:
+    made = torch.randn(400, 3, generator=torch.Generator().manual_seed(1)).double() @ torch.randn(3, 20, generator=torch.Generator().manual_seed(2)).double()
+    moment = made.T @ made / 400 + torch.diag(torch.linspace(0.1, 2, 20)).double()
+    path = tmp_path / "layer-3-few-9.safetensors"
+    write_moment(path, 3, moment, 400, "hash", "few", components=3)
+    found, about = read_moment(path)
+    assert torch.allclose(found.matrix.diagonal().double(), moment.diagonal(), rtol=1e-3) and (found.tokens, about["layer"]) == (400, "3")
+    assert (found.matrix - moment).norm() < 0.15 * moment.norm() and torch.linalg.eigvalsh(found.matrix).min() > 0
+
+
 def test_what_rows_have_in_common_is_found() -> None:
     assert common_length([(1, 2, 3), (1, 2, 4, 5), (1, 2)], 9) == 2
     assert common_length([(1, 2, 3), (1, 2, 3)], 2) == 2

@@ -157,7 +157,17 @@ def test_publish_load_roll_back_and_prune(ledger: Ledger, store: Path) -> None:
     assert ledger.verify() == ledger.revision()
 
 
-@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, "report.html"])
+def test_a_report_can_be_rewritten(ledger: Ledger, store: Path) -> None:
+    """Without what was forgotten; it is read by people, and nothing is loaded from it."""
+    generations = Generations(ledger, store / "generations")
+    generations.publish(draft("A"))
+    path = generations.path(1) / "report.html"
+    path.chmod(0o644)
+    path.write_bytes(b"<p>less")
+    assert generations.load(1)[0].files.keys() == {WEIGHTS}
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
 def test_altered_files_are_refused(ledger: Ledger, store: Path, name: str) -> None:
     generations = Generations(ledger, store / "generations")
     generations.publish(draft("A"))
@@ -201,7 +211,10 @@ def test_stability_remembers_and_forgets(ledger: Ledger) -> None:
     assert (known["A"].answered, known["A"].failed, known["B"].held) == (3, "it did not take", "pin") and "nobody" not in known
     assert stability.records("others")["A"].failed is None, "a failure counts under its settings only"
     assert stability.keys_of(["A"]) == ["k1"], "what B needs, too, stays"
-    assert stability.pardon("B") == 1 and stability.records("these")["A"].failed is None
+    stability.scrub("B")
+    assert stability.records("these")["A"].failed == "refused beside a fact that was forgotten since", "what quoted B does no more"
+    stability.mark(run, {}, "these", passed=["A"])
+    assert stability.records("these")["A"].failed is None
     stability.mark(run, {"A": "again"}, "these")
     stability.hold("A", None)
     assert stability.records("these")["A"].failed is None
