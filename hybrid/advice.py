@@ -24,7 +24,7 @@ WORKLOADS = {"single": "one fact", "batch": "a batch", "sequential": "a stream"}
 """What tables call a mode, and what people do."""
 SAME_MODE = {"single": "single", "batch": "batch", "sequential": "sequential", "sequence": "sequential", "stream": "sequential"}
 MEASURES = {"efficacy": "efficacy", "phrasings": "phrasing", "questions": "phrasing", "held-out questions": "phrasing", "generalization": "phrasing",
-            "neighbours": "locality", "same-subject": "locality", "locality": "locality"}  # fmt: skip
+            "neighbours": "locality", "locality": "locality"}  # fmt: skip
 CLOSE = 0.03
 """Scores within this of the best are not told apart, and neither are those that so few facts could not separate."""
 
@@ -111,7 +111,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> Iterable[Row]:
         means = {side: sum(values) / len(values) for side, values in sides.items()}
         drift = row.get("perplexity drift")
         text = None if drift is None else min(1.0, 1 / (1 + drift))
-        yield Row(method=row["method"], mode=mode, facts=int(row["facts"]), text=text, seconds=row.get("seconds a fact"), **means)
+        yield Row(method=row["method"], mode=mode, facts=int(row["facts"]), text=text, seconds=None if "values" in row else row.get("seconds a fact"), **means)
 
 
 def _evaluated(found: Mapping[str, Any], path: Path) -> Table:
