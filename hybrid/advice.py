@@ -25,6 +25,10 @@ WORKLOADS = {"single": "one fact", "batch": "a batch", "sequential": "a stream"}
 SAME_MODE = {"single": "single", "batch": "batch", "sequential": "sequential", "sequence": "sequential", "stream": "sequential"}
 MEASURES = {"efficacy": "efficacy", "phrasings": "phrasing", "questions": "phrasing", "held-out questions": "phrasing", "generalization": "phrasing",
             "neighbours": "locality", "locality": "locality"}  # fmt: skip
+HARMLESS = 0.75
+"""Share of neighbours, and of the likelihood of other text, that a method has to keep to be advised before those that do not."""
+GOOD = 0.6
+"""A score from which a method can be relied on for a workload."""
 CLOSE = 0.03
 """Scores within this of the best are not told apart, and neither are those that so few facts could not separate."""
 
@@ -43,6 +47,11 @@ class Row:
     """Perplexity of other text before, divided by that after, at most 1."""
     seconds: float | None = None
     """A fact."""
+
+    @property
+    def harmless(self) -> bool:
+        """Whether most of what was not edited stays as it was."""
+        return min(self.locality, 1.0 if self.text is None else self.text) >= HARMLESS
 
     @property
     def score(self) -> float:
@@ -125,15 +134,19 @@ def _evaluated(found: Mapping[str, Any], path: Path) -> Table:
 
 
 def advise(rows: Iterable[Row]) -> list[Advice]:
-    """For each workload the method with the best score, those that are as good for all that was measured, and the fastest of them."""
+    """For each workload the method with the best score, of those that are harmless if there are, those that are as good for all that was measured, and the fastest of them."""
     made = []
     for mode, workload in WORKLOADS.items():
-        ranked = sorted((row for row in rows if row.mode == mode), key=lambda row: (-row.score, row.method))
+        ranked = sorted((row for row in rows if row.mode == mode), key=lambda row: (not row.harmless, -row.score, row.method))
         if not ranked:
             made.append(Advice(workload, None))
             continue
         best = ranked[0]
-        alike = [row for row in ranked[1:] if row.score >= best.score - max(CLOSE, 1 / min(row.facts, best.facts)) and row.score > 0]
+        alike = [
+            row
+            for row in ranked[1:]
+            if row.harmless == best.harmless and row.score >= best.score - max(CLOSE, 1 / min(row.facts, best.facts)) and row.score > 0
+        ]
         timed = [row for row in alike if row.seconds is not None and best.seconds is not None and row.seconds <= best.seconds / 2]
         fastest = min(timed, key=lambda row: (row.seconds, row.method), default=None)
         made.append(Advice(workload, best, tuple(alike), fastest, tuple(row for row in ranked[1:] if row not in alike)))

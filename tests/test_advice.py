@@ -33,6 +33,8 @@ def test_the_best_of_each_workload_and_its_weakest_side() -> None:
     assert single.best is not None and (single.best.method, [each.method for each in single.alike]) == ("slow", ["quick"])
     assert single.fastest is not None and single.fastest.method == "quick"
     assert stream.best is None and stream.to_dict()["method"] is None
+    harm = advise([row("ruin", "sequential", 0.9, locality=0.5), row("timid", "sequential", 1.0, phrasing=0.1)])[2]
+    assert harm.best is not None and harm.best.method == "timid" and not harm.alike, "what spoils the neighbours comes last"
     few = advise([row("a", "single", 0.95, facts=10), row("b", "single", 0.87, facts=10), row("c", "single", 0.8, facts=10)])[0]
     assert [each.method for each in few.alike] == ["b"], "ten facts do not separate what a hundred do"
 

@@ -177,7 +177,7 @@ def _made(model: LanguageModel, requests: list[Fact], method: str, chosen: dict[
 
 def print_advice(model: LanguageModel, files: tuple[Path, ...], as_json: bool) -> None:
     """`hybrid edit --advise`."""
-    from hybrid.advice import SHIPPED, Row, read, whose
+    from hybrid.advice import GOOD, SHIPPED, Row, read, whose
     from hybrid.advice import advise as weigh
 
     tables = [read(file) for file in files or (SHIPPED,)]
@@ -201,6 +201,8 @@ def print_advice(model: LanguageModel, files: tuple[Path, ...], as_json: bool) -
             click.echo(f"{'':<10}as good, for all that was measured: {', '.join(row.method for row in each.alike)}")
         if each.fastest:
             click.echo(f"{'':<10}faster: {each.fastest.method}: {figures(each.fastest)}")
+        if each.best.score < GOOD or not each.best.harmless:
+            click.echo(f"{'':<10}none is good at it; such facts are safe in memory, for other phrasings too: hybrid add-fact")
         needs = EDITORS[each.best.method].needs if each.best.method in EDITORS else "nothing"
         if needs != "nothing" and not own:
             click.echo(f"{'':<10}{each.best.method} needs {needs} of your model first (hybrid stats)")
