@@ -79,7 +79,7 @@ def evaluations() -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         found = result["scores"] | {name: row.get("locality", row.get("portability")) for name, row in result["slices"].items()}
         cells = [percent(found[name]) if found.get(name) is not None else "-" for name in columns]
-        rows.append(f"| {path.stem.removeprefix('eval-')} | {result['method']} | {result['records']} | {' | '.join(cells)} |")
+        rows.append(f"| {Path(result['settings']['file']).stem} | {result['method']} | {result['records']} | {' | '.join(cells)} |")
     head = (
         "`hybrid eval`, free generation, all edits of a file loaded together (`--seed 7`); efficacy, generalization and Subject_Aliasing count answers that give the "
         "new target, the others answers identical to those without memory. KnowEdit files hold several edits of one subject that contradict each other, and queries "

@@ -54,8 +54,8 @@ class Evidence:
     """How much nearer (cosine) the wording is to the fact's relation than to any other that the lexicon knows; 0 if it does not know the fact's."""
     strange: float
     """The same for a relation that the lexicon does not know, whose only wording is the fact's own."""
-    noun: float = 0.0
-    """1 if the query names what the fact tells ("the mother of"), -1 if it names something else."""
+    elsewhere: float = 0.0
+    """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells."""
     excluded: float = 0.0
     """1 if the query rules the fact's value out ("other than Oslo")."""
 

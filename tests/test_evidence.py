@@ -12,7 +12,7 @@ from hybrid.lexicon import find, relations
 from hybrid.scope.calibrate import fit
 from hybrid.scope.evidence import Reading, last_sentence
 from hybrid.scope.names import longer, shared, span, variant, without
-from hybrid.scope.nouns import agreement, asked, excluded
+from hybrid.scope.nouns import asked, elsewhere, excluded
 from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
 from policies.scope import Evidence, probability
@@ -156,10 +156,10 @@ def test_aliases_are_other_spellings() -> None:
 
 
 def drawn(rng: random.Random) -> Evidence:
-    yes = iter([float(rng.random() < share) for share in (0.5, 0.2, 0.1, 0.2, 0.3)])
+    yes = iter([float(rng.random() < share) for share in (0.5, 0.2, 0.1, 0.2, 0.3, 0.3)])
     costly = {"logit": rng.uniform(-8, 8), "shared": rng.random(), "margin": rng.uniform(-0.5, 0.5), "strange": rng.uniform(-0.5, 0.5)}
-    names = ("named", "variant", "longer", "before", "excluded")
-    return Evidence(**costly, **{name: next(yes) for name in names}, noun=rng.choice((-1.0, 0.0, 1.0)))
+    names = ("named", "variant", "longer", "before", "excluded", "elsewhere")
+    return Evidence(**costly, **{name: next(yes) for name in names})
 
 
 def test_calibration_recovers_the_truth() -> None:
@@ -173,7 +173,7 @@ def test_calibration_recovers_the_truth() -> None:
         "shared": 1.0,
         "margin": 3.0,
         "strange": 1.4,
-        "noun": 0.6,
+        "elsewhere": -1.1,
         "excluded": -2.0,
         "bias": -1.2,
     }
@@ -196,31 +196,29 @@ def test_importance_is_as_good_as_repetition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "noun"),
+    ("query", "other"),
     [
-        ("The name of the mother of it is", -1.0),
-        ("What is the place of birth of it?", 1.0),
-        ("it birthplace", 1.0),
-        ("What is the mother of it?", -1.0),
-        ("it employer", -1.0),
-        ("The name of the award it won is", -1.0),
-        ("The name of the birthplace that it is associated with is", 1.0),
-        ("What is the shoelace length of it?", 0.0),
-        ("Where was it born?", 0.0),
-        ("The nurse who washed it as a baby worked in", 0.0),
+        ("The name of the mother of it is", True),
+        ("What is the mother of it?", True),
+        ("it employer", True),
+        ("The name of the award it won is", True),
+        ("What is the place of birth of it?", False),
+        ("it birthplace", False),
+        ("The name of the birthplace that it is associated with is", False),
+        ("What is the shoelace length of it?", False),
+        ("Where was it born?", False),
+        ("The nurse who washed it as a baby worked in", False),
     ],
 )
-def test_what_is_asked_for_by_name_is_compared_with_what_the_fact_tells(query: str, noun: float) -> None:
-    relation = find("place of birth")
-    assert agreement(asked(query, "it"), relation, "it was born in it place of birth") == noun
+def test_a_query_may_name_something_else_than_the_fact_tells(query: str, other: bool) -> None:
+    assert elsewhere(asked(query, "it"), find("place of birth"), "it was born in it place of birth") == other
 
 
 def test_a_fact_beyond_the_lexicon_is_compared_by_its_own_words() -> None:
     told = "The strike price of it is"
-    assert agreement(asked("What is the strike price of it?", "it"), None, told) == 1.0
-    assert agreement(asked("The price of it is", "it"), None, told) == 1.0
-    assert agreement(asked("The strike duration of it is", "it"), None, told) == 0.0
-    assert agreement(asked("The mother of it is", "it"), None, told) == -1.0
+    assert not any(elsewhere(asked(f"The {noun} of it is", "it"), None, told) for noun in ("strike price", "price", "strike duration"))
+    assert elsewhere(asked("The mother of it is", "it"), None, told)
+    assert not elsewhere(asked("The mother of it is", "it"), None, told, hidden=["P25"]), "as if the lexicon did not know the word"
 
 
 def test_a_value_that_the_query_rules_out_is_noticed() -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.scope.names import fold, longer, shared, span, variant, without
-from hybrid.scope.nouns import agreement, excluded
 from hybrid.scope.nouns import asked as asked_for
+from hybrid.scope.nouns import elsewhere, excluded
 from hybrid.scope.phrasings import PRONOUN, Phrasings
 from hybrid.scope.scorer import ScopeScorer
 from hybrid.scope.stages import Bounds, Worth, bounds, classifier
@@ -56,8 +56,8 @@ class Reading:
     relation: str | None
     forms: tuple[str, ...]
     """The fact's own prompt and relation, without the name."""
-    noun: float
-    """Whether what is asked for by name is what the fact tells, see `hybrid.scope.nouns`."""
+    elsewhere: bool
+    """Whether something else is asked for by name, see `hybrid.scope.nouns`."""
     excluded: bool
 
     @classmethod
@@ -91,7 +91,7 @@ class Reading:
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         bare = without(name, asked, span(name, asked), PRONOUN)
-        noun = 0.0 if bare is None else agreement(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
+        other = bare is not None and elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
         within = where is not None and longer(where, last)
         return cls(
             asked,
@@ -104,7 +104,7 @@ class Reading:
             wordings,
             None if relation is None else relation.id,
             forms,
-            noun,
+            other,
             excluded(fact.target_new, last),
         )
 
@@ -120,7 +120,7 @@ class Reading:
             shared=self.shared,
             margin=margin if known else 0.0,
             strange=0.0 if known else margin,
-            noun=self.noun,
+            elsewhere=float(self.elsewhere),
             excluded=float(self.excluded),
         )
 

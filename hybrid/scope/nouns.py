@@ -71,8 +71,8 @@ def _named() -> dict[str, frozenset[str]]:
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
-def agreement(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> float:
-    """Whether a query asks by name for what a fact tells: 1 if so, -1 if for something else, 0 if that cannot be seen.
+def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> bool:
+    """Whether a query asks by name for something else than a fact tells; a name that nobody knows proves nothing.
 
     Args:
         noun: what is asked for, see `asked`.
@@ -80,19 +80,12 @@ def agreement(noun: Noun | None, relation: Relation | None, told: str, hidden: C
         told: the fact's prompt and relation as they were stored.
         hidden: relations whose names are not known.
     """
-    if noun is None:
-        return 0.0
-    named = _named().get(noun.phrase)
-    if named and named <= set(hidden):
-        named = None
-    if relation is not None and any(ambiguous(each, relation.id) for each in named or ()):
-        return 1.0
-    wanted = _stems(noun.phrase)
-    if wanted and wanted <= _stems(told):
-        return 1.0
-    if wanted & _stems(" ".join((told, *(relation.names if relation else ())))):
-        return 0.0
-    return 0.0 if named is None else -1.0
+    named = _named().get(noun.phrase) if noun is not None else None
+    if noun is None or named is None or (named and named <= set(hidden)):
+        return False
+    if relation is not None and any(ambiguous(each, relation.id) for each in named):
+        return False
+    return not _stems(noun.phrase) & _stems(" ".join((told, *(relation.names if relation else ()))))
 
 
 def excluded(target: str, query: str) -> bool:
