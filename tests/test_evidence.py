@@ -116,6 +116,13 @@ def test_another_spelling_is_read_as_the_name_itself() -> None:
     assert reading.bare == "Where was it born?" and reading.shared == 1
 
 
+def test_an_ordinary_word_is_no_name() -> None:
+    letter = stored("Letter", "author", "{} was written by")
+    assert not Reading.of("She folded the letter twice and put it", letter).named
+    assert Reading.of("Who wrote Letter?", letter).named and Reading.of("who wrote letter?", letter).named
+    assert Reading.of("What is the capital of australia?", stored("Australia", "capital", "The capital of {} is")).named
+
+
 def test_an_alias_counts_as_the_subject() -> None:
     reading = Reading.of("Where was Madame B. born?", LENA)
     assert reading.named and reading.wordings[0] == "Madame B. was born in Oslo" and reading.bare == "Where was it born?"

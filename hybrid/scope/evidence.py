@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,8 @@ class Reading:
         last = last_sentence(query, *names)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
         where, spelt = span(name, last), False
+        if where is not None and _ordinary(name, last[slice(*where)], query):
+            where = None
         if where is None and span(name, query) is None:
             name, where = next(((n, found) for n in names if (found := variant(n, last))), (name, None))
             if where is not None:
@@ -123,6 +126,18 @@ class Reading:
             elsewhere=float(self.elsewhere),
             excluded=float(self.excluded),
         )
+
+
+@lru_cache(maxsize=1)
+def _words() -> frozenset[str]:
+    """Ordinary words: those that the lexicon's phrasings are made of."""
+    templates = (t for each in relations().values() for t in (*each.statements, *each.questions, *each.oblique))
+    return frozenset(word for template in templates for word in re.findall(r"\w+", template) if word.islower())
+
+
+def _ordinary(name: str, found: str, query: str) -> bool:
+    """Whether what was found is an ordinary word and not the name: a name of one word with a capital, found without one by somebody who uses them."""
+    return name[:1].isupper() and found.islower() and not query.islower() and found in _words()
 
 
 class Witness:
