@@ -31,7 +31,7 @@ def test_results_are_up_to_date() -> None:
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks("python")[0], "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("Canberra ike")
+    assert capsys.readouterr().out.startswith("Canberra counterfactual")
 
 
 def test_every_command_of_the_readme_exists() -> None:

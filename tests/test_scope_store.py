@@ -22,7 +22,19 @@ from stores.ledger import Ledger
 from stores.records import Fact, Hit
 from tests.test_ledger import add, fact
 
-START = {"logit": 0.9, "named": 1.9, "variant": 1.2, "longer": 0.0, "before": 0.0, "shared": 4.7, "margin": 1.8, "strange": 1.8, "bias": -4.9}
+START = {
+    "logit": 0.9,
+    "named": 1.9,
+    "variant": 1.2,
+    "longer": 0.0,
+    "before": 0.0,
+    "shared": 4.7,
+    "margin": 1.8,
+    "strange": 1.8,
+    "elsewhere": -2.0,
+    "excluded": -2.0,
+    "bias": -4.9,
+}
 
 
 def test_feedback_is_kept_once_and_follows_a_fact(store: Path) -> None:
