@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybrid.commands.editing import settings
-from hybrid.commands.options import show, store_options
+from hybrid.commands.options import seconds, show, store_options
 from stores.errors import HybridError, Locked
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Share(click.ParamType):  # type: ignore[type-arg]
 
 
 SHARE = Share()
-INTERVALS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command()
@@ -86,7 +85,7 @@ def consolidate(memory: HybridMemory, as_json: bool, dry_run: bool, watch: bool,
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--set") from error
         return
-    pause = _seconds(every)
+    pause = seconds(every, "--every")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         try:
@@ -116,13 +115,6 @@ def _wanted(options: dict[str, Any]) -> dict[str, Any]:
         "policy": policy, "limits": made, "force": options["force"], "retry": options["retry"], "method": options["method"],
         "probes": read_probes(options["probe"]) if options["probe"] else (), "settings": options["given"] or None,
     }  # fmt: skip
-
-
-def _seconds(text: str) -> int:
-    unit = INTERVALS.get(text[-1:])
-    if unit is None or not text[:-1].isdigit() or not int(text[:-1]):
-        raise click.BadParameter(f"{text!r}; write a number and s, m, h or d, such as 6h", param_hint="--every")
-    return int(text[:-1]) * unit
 
 
 def _tell_plan(verdicts: list[Verdict], as_json: bool) -> None:
