@@ -148,17 +148,21 @@ def _slip(a: str, b: str) -> bool:
     return min(len(a), len(b)) >= 5 and not (a + b).isdecimal() and OSA.distance(_plain(a), _plain(b), score_cutoff=1) <= 1
 
 
+def _but_a_slip(own: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two sequences have the same words in the same order, one of them misspelt at most."""
+    apart = [(a, b) for a, b in zip(own, other, strict=False) if not _same(a, b)]
+    return len(own) == len(other) and len(apart) <= 1 and all(_slip(a, b) for a, b in apart)
+
+
 def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two sequences of words are one name."""
     if len(own) == 1:
         return len(other) == 1 and (_same(own[0], other[0]) or (min(len(own[0]), len(other[0])) >= LONG and other[0][0].isupper() and _slip(own[0], other[0])))
     if len(other) == 1 or not all(word[0].isupper() or word[0].isdigit() or _plain(word) in SMALL for word in (own[0], own[-1])):
-        apart = [(a, b) for a, b in zip(own, other, strict=False) if not _same(a, b)]
-        return len(own) == len(other) and len(apart) <= min(1, len(own) - 1) and all(_slip(a, b) for a, b in apart)
-    if len(own) == len(other) == 2 and _same(own[0], other[1]) and _same(own[1], other[0]):
-        return other[0][0].isupper() and not any(word.isdecimal() for word in own)
-    if len(own) == len(other) == 2 and ((_same(own[0], other[1]) and _slip(own[1], other[0])) or (_slip(own[0], other[1]) and _same(own[1], other[0]))):
-        return other[0][0].isupper()
+        return _but_a_slip(own, other)
+    if len(own) == 2 and _but_a_slip(own, turned := other[::-1]):
+        number = any(word.isdecimal() for word in own) and all(map(_same, own, turned))
+        return other[0][0].isupper() and not number
     ends = [(own[0], other[0]), (own[-1], other[-1])]
     first = _initial(*ends[0]) or _called(*ends[0])
     slips = sum(not _same(a, b) and not (at == 0 and first) for at, (a, b) in enumerate(ends))
