@@ -22,6 +22,10 @@ class Record:
     """The reason of its last failure under the settings asked for."""
 
 
+FORGOTTEN_BESIDE = "refused beside a fact that was forgotten since"
+"""What stands for a reason that might quote a fact that is gone."""
+
+
 class Stability:
     """The part of the ledger that consolidation decides by. Decisions are events; counts of use are not, or every query would be one."""
 
@@ -100,9 +104,7 @@ class Stability:
         with self.ledger.transaction():
             for fact_id in gone:
                 runs = "SELECT run FROM run_facts WHERE fact_id = ?"
-                self.db.execute(
-                    f"UPDATE marks SET reason = 'refused beside a fact that was forgotten since' WHERE fact_id != ? AND run IN ({runs})", [fact_id, fact_id]
-                )
+                self.db.execute(f"UPDATE marks SET reason = ? WHERE fact_id != ? AND run IN ({runs})", [FORGOTTEN_BESIDE, fact_id, fact_id])
 
     # -- values ------------------------------------------------------------------------------
 

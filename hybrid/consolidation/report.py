@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from stores.events import now
+from stores.stability import FORGOTTEN_BESIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ def scrub(folder: Path, facts: Sequence[Fact]) -> None:
         about[part] = [entry for entry in about[part] if entry["id"] not in gone]
         for entry in about[part]:
             if any(text in entry["reason"] for text in quoted):
-                entry["reason"] = "refused beside a fact that was forgotten since"
+                entry["reason"] = FORGOTTEN_BESIDE
     for name, data in ((PAGE, page(about).encode()), (NUMBERS, (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode())):
         partial = folder / f"{name}.partial"
         partial.write_bytes(data)

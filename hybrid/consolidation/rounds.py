@@ -82,7 +82,10 @@ class Rounds:
             if not leaving:
                 self.dropped |= failing  # they stay in the set, and memory answers for them
                 self.failed |= failing.keys() - self.given_up
-                _ = self.broken or last or (self._fullest() if failing else self._heavier(weight))
+                if failing and not self.broken and not last:
+                    self._fullest()
+                elif not self.broken and not last:
+                    self._heavier(weight)
                 return
             self.dropped |= leaving
             self.failed |= failing.keys() & leaving.keys()
