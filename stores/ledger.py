@@ -19,7 +19,7 @@ from sqlite_utils import Database
 
 from stores import events
 from stores.errors import Conflict, Corrupt, Locked, NotFound
-from stores.names import search
+from stores.names import having, search
 from stores.records import LISTS, Event, Fact, Identity, Status
 from stores.schema import migrations
 
@@ -169,6 +169,11 @@ class Ledger:
     def about(self, names: Sequence[str]) -> list[Fact]:
         """Active facts whose subject is one of these names, whatever the case."""
         return self._facts(f"status = 'active' AND subject COLLATE NOCASE IN ({','.join('?' * len(names))})", names) if names else []
+
+    def called(self, names: Sequence[str]) -> list[Fact]:
+        """Active facts that have one of these names for an alias, whatever the case."""
+        wanted = {name.casefold() for name in names}
+        return [fact for fact in self.by_number(having(self.db, names)).values() if wanted & {alias.casefold() for alias in fact.aliases}]
 
     def ending_in(self, targets: Sequence[str], relations: Sequence[str], limit: int) -> list[Fact]:
         """Active facts with one of these targets and one of these relations, whatever the case; the first so many."""

@@ -7,7 +7,7 @@ left out, alone; they count together with their neighbours in the query, as "New
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from sqlite_utils import Database
@@ -31,6 +31,15 @@ def search(db: Database, query: str, limit: int) -> list[int]:
     match = " OR ".join(f'"{phrase}"' for phrase in telling)
     rows = db.execute("SELECT rowid FROM subject_names WHERE subject_names MATCH ? ORDER BY rank LIMIT ?", [match, limit])
     return [row[0] for row in rows]
+
+
+def having(db: Database, names: Iterable[str]) -> list[int]:
+    """Row numbers of active facts with all words of one of these names, in their order, in their subject or an alias; `COMMON` at most."""
+    phrases = [" ".join(words) for name in names if (words := re.findall(r"\w+", name))]
+    if not phrases:
+        return []
+    match = " OR ".join(f'"{phrase}"' for phrase in phrases)
+    return [row[0] for row in db.execute("SELECT rowid FROM subject_names WHERE subject_names MATCH ? LIMIT ?", [match, COMMON])]
 
 
 def _telling(db: Database, words: list[str]) -> Iterator[str]:

@@ -155,3 +155,12 @@ def test_chains_through_aliases(tmp_path: Path, causal_folder: Path) -> None:
         memory.add_fact("The author of {} is", "Ana Lund", subject="Salt and Ember", aliases=("The Grey Book",))
         memory.add_fact("{} is married to", "Kim Moe", subject="Ana Lund")
         assert memory.ask("Who is the husband of the author of The Grey Book?").text == "Kim Moe"
+
+
+def test_a_hop_may_lead_to_an_alias(tmp_path: Path, causal_folder: Path) -> None:
+    with HybridMemory(tmp_path / "store", model=str(causal_folder), author="t") as memory:
+        memory.add_fact("{} is a citizen of", "the NVR", subject="Ana Lund")
+        memory.add_fact("The capital of {} is", "Ostmark", subject="Republic of Norvania", aliases=("NVR", "Norvania"))
+        memory.add_fact("The capital of {} is", "Quill", subject="NVR Island")
+        answer = memory.ask("What is the capital of the country of which Ana Lund is a citizen?")
+        assert answer.text == "Ostmark" and [hop.answer for hop in answer.hops] == ["the NVR", "Ostmark"]

@@ -68,15 +68,18 @@ class Chains:
 
     # -- where it may begin --------------------------------------------------------------------
 
-    def _about(self, named: Sequence[str], *, moment: str, namespaces: Sequence[str] | None) -> dict[str, list[Fact]]:
-        """Facts in force by the folded name of their subject, with or without an article."""
+    def _about(self, named: Sequence[str], *, moment: str, namespaces: Sequence[str] | None, aliases: bool = False) -> dict[str, list[Fact]]:
+        """Facts in force by the folded name of their subject, with or without an article; by their aliases, too, if that is asked for."""
         wanted = list(dict.fromkeys(each for name in named for each in (name, name.removeprefix("the ").removeprefix("The "), f"the {name}")))
         found: dict[str, list[Fact]] = defaultdict(list)
-        for fact in self.memory.ledger.about(wanted):
+        ledger = self.memory.ledger
+        told = [(fact, fact.subject) for fact in ledger.about(wanted)]
+        told += [(fact, alias) for fact in ledger.called(wanted) for alias in fact.aliases] if aliases else []
+        for fact, called in told:
             if fact.valid_at(moment) and (namespaces is None or fact.namespace in namespaces):
-                subject = fold(fact.subject)
-                for name in {subject, subject.removeprefix("the "), f"the {subject}"}:
-                    found[name].append(fact)
+                name = fold(called)
+                for each in {name, name.removeprefix("the "), f"the {name}"}:
+                    found[each].append(fact)
         return found
 
     def _entities(self, text: str, decision: Decision, about: partial[dict[str, list[Fact]]]) -> list[tuple[str, list[Fact]]]:
@@ -106,7 +109,7 @@ class Chains:
         tried: list[Path] = []
         for _ in range(self.policy.most - 1):
             tried += paths
-            paths = longer(self.policy, words, paths, about, step)
+            paths = longer(self.policy, words, paths, partial(about, aliases=True), step)
             if not paths:
                 break
         tried = best(self.policy, words, [*tried, *paths])
