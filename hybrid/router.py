@@ -138,7 +138,7 @@ class Router:
 
     def _worth(self, weights: Mapping[str, float]) -> Worth | None:
         """Whether evidence suffices to govern; None where more of it might count against a fact."""
-        if min(weights["logit"], weights["margin"], weights["strange"]) < 0:
+        if min(weights["logit"], weights["own"], -weights["rival"], weights["contrast"], weights["judged"]) < 0:
             return None
         return lambda seen: probability(seen, weights) >= self.policy.threshold
 

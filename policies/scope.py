@@ -50,14 +50,25 @@ class Evidence:
     """1 if the name stands only in what precedes."""
     shared: float
     """Share of the name's words that stand in what is asked, 0 to 1."""
-    margin: float
-    """How much nearer (cosine) the wording is to the fact's relation than to any other that the lexicon knows; 0 if it does not know the fact's."""
-    strange: float
-    """The same for a relation that the lexicon does not know, whose only wording is the fact's own."""
+    own: float
+    """How near (cosine) the wording is to the fact's own prompt and relation, and to its relation's wordings in the lexicon; 0 if the name is not found."""
+    rival: float
+    """How near it is to another relation of the lexicon, at most."""
+    known: float
+    """1 if the lexicon knows the fact's relation."""
     elsewhere: float = 0.0
     """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells."""
     excluded: float = 0.0
     """1 if the query rules the fact's value out ("other than Oslo")."""
+    contrast: float = 0.0
+    """By how much `logit` exceeds the highest that the fact would have if it told the same of one of the nearest other relations."""
+    judged: float = 0.0
+    """What all of this adds up to, in log-odds (`hybrid.scope.judge`)."""
+
+    @property
+    def margin(self) -> float:
+        """How much nearer the wording is to the fact's relation than to any other."""
+        return self.own - self.rival
 
 
 def probability(evidence: Evidence, weights: Mapping[str, float]) -> float:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hybrid.embedder import Embedder
 from hybrid.lexicon import find, relations
-from hybrid.scope.calibrate import fit
-from hybrid.scope.evidence import Reading, last_sentence
+from hybrid.scope.evidence import Reading, Witness, last_sentence
 from hybrid.scope.names import longer, shared, span, variant, without
 from hybrid.scope.nouns import asked, elsewhere, excluded
 from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
-from policies.scope import Evidence, probability
+from hybrid.scope.scorer import ScopeScorer
 from stores.errors import Corrupt
 from stores.records import Fact
 
@@ -57,6 +57,14 @@ def test_names_are_found_whatever_case_and_accents() -> None:
         ("Edward Ravn", "Ted Ravn"),
         ("1921 Ghent mayoral election", "Ghent mayoral election, 1921"),
         ("Lighthousekeepers Ltd", "Lighthouse Keepers Ltd"),
+        ("Rana F. Thorsdottir", "RF Thorsdottir"),
+        ("Rana F. Thorsdottir", "Thorsdottir RF"),
+        ("Norra Vik Rowing Union", "NVRU"),
+        ("Union of the Rowers of Vik", "URV"),
+        ("맦", "U+B9E6"),
+        ("Count Ivar Ravn", "Ivar Ravn"),
+        ("Norra Vik Shipping Ltd.", "Norra Vik Shipping"),
+        ("Mount Brannoc", "Mt Brannoc"),
     ],
 )
 def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
@@ -81,6 +89,10 @@ def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
         ("Nordvik", "Nordvig"),
         ("Oslo, Norway", "Norway"),
         ("Bank of Ghent", "Bank of West Ghent"),
+        ("Norra Vik Rowing Union", "NVU"),
+        ("Rana F. Thorsdottir", "BF Thorsdottir"),
+        ("Duke University", "the university"),
+        ("General Rowers", "the rowers"),
     ],
 )
 def test_other_names_are_not(name: str, written: str) -> None:
@@ -114,6 +126,17 @@ def test_another_spelling_is_read_as_the_name_itself() -> None:
     reading = Reading.of("Where was Lena Maria Boehm born?", LENA)
     assert (reading.named, reading.variant, reading.asked) == (False, True, "Where was Lena Böhm born?")
     assert reading.bare == "Where was it born?" and reading.shared == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [("Thorsdottir", True), ("Rana Feride", True), ("Thorsdottir Lake", False), ("Vik Thorsdottir", False), ("thorsdottir", False), ("Rana", False)],
+)
+def test_a_person_is_known_by_the_family_name(written: str, found: bool) -> None:
+    person = stored("Rana Feride Thorsdottir", "place of birth", "{} was born in")
+    reading = Reading.of(f"Where was {written} born?", person)
+    assert reading.variant is found and (not found or reading.asked == "Where was Rana Feride Thorsdottir born?")
+    assert not Reading.of(f"Where does {written} flow?", replace(person, relation="river mouth", prompt="{} flows into the")).variant
 
 
 def test_an_ordinary_word_is_no_name() -> None:
@@ -162,46 +185,6 @@ def test_aliases_are_other_spellings() -> None:
     assert alias(rng, "Turin", "place") is None
 
 
-def drawn(rng: random.Random) -> Evidence:
-    yes = iter([float(rng.random() < share) for share in (0.5, 0.2, 0.1, 0.2, 0.3, 0.3)])
-    costly = {"logit": rng.uniform(-8, 8), "shared": rng.random(), "margin": rng.uniform(-0.5, 0.5), "strange": rng.uniform(-0.5, 0.5)}
-    names = ("named", "variant", "longer", "before", "excluded", "elsewhere")
-    return Evidence(**costly, **{name: next(yes) for name in names})
-
-
-def test_calibration_recovers_the_truth() -> None:
-    rng = random.Random(0)
-    truth = {
-        "logit": 0.4,
-        "named": 1.5,
-        "variant": 0.8,
-        "longer": -0.7,
-        "before": -0.5,
-        "shared": 1.0,
-        "margin": 3.0,
-        "strange": 1.4,
-        "elsewhere": -1.1,
-        "excluded": -2.0,
-        "bias": -1.2,
-    }
-    seen = [drawn(rng) for _ in range(20000)]
-    labels = [rng.random() < probability(evidence, truth) for evidence in seen]
-    found = fit(seen, labels)
-    assert found == {name: pytest.approx(value, abs=0.3) for name, value in truth.items()}
-    assert probability(Evidence(3.0, 0, 0, 0, 0, 0, 0, 0), truth) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="in scope"):
-        fit(seen[:2], [True, True])
-
-
-def test_importance_is_as_good_as_repetition() -> None:
-    rng = random.Random(1)
-    seen = [Evidence(rng.uniform(-3, 3), 0.0, 0.0, 0.0, 0.0, rng.random(), 0.0, 0.0) for _ in range(300)]
-    labels = [rng.random() < 0.3 + 0.4 * (evidence.logit > 0) for evidence in seen]
-    twice = fit([*seen, *seen[:100]], [*labels, *labels[:100]])
-    weighed = fit(seen, labels, [2.0] * 100 + [1.0] * 200)
-    assert weighed == {name: pytest.approx(value, abs=0.02) for name, value in twice.items()}
-
-
 @pytest.mark.parametrize(
     ("query", "other"),
     [
@@ -241,3 +224,21 @@ def test_a_relation_is_known_by_its_wording() -> None:
     show = stored("Vik Tonight", "what network first showed", "What network first showed {}?")
     assert Reading.of("Which channel aired Vik Tonight?", show, guess="P449").relation == "P449"
     assert Reading.of("Which channel aired Vik Tonight?", show).relation is None
+
+
+def test_the_nearest_other_relations_are_those_that_a_wording_suits() -> None:
+    table = Phrasings()
+    near = table.nearest(Embedder().embed(["Who is the mother of it?"]))[0]
+    rivals = table.rivals(near, "P22", 4)
+    assert rivals[0] == "P25" and "P22" not in rivals and len(rivals) == 4
+    assert "P25" not in Phrasings(hidden=["P25"]).rivals(Phrasings(hidden=["P25"]).nearest(Embedder().embed(["Who is the mother of it?"]))[0], "P22", 4)
+
+
+def test_evidence_has_what_the_fact_would_be_if_it_told_of_something_else() -> None:
+    father = stored("Lena Böhm", "father", "The father of {} is")
+    witness = Witness(ScopeScorer(), Embedder())
+    (asked,) = witness.gather("Who is the father of Lena Böhm?", [father])
+    (other,) = witness.gather("Where was Lena Böhm born?", [father])
+    assert asked.contrast > other.contrast and asked.margin > 0 > other.margin and asked.known == 1.0
+    (unnamed,) = witness.gather("Who is the father of Karl Ott?", [father])
+    assert unnamed.contrast == 0.0 == unnamed.own

@@ -13,8 +13,8 @@ from hybrid.scope import stages
 from hybrid.scope.stages import Bounds, Candidate, bounds, classifier, group, measure, near
 
 CELLS = len(stages.NEAR) + 1
-TIGHT = Bounds(highest=((-2.0,) * CELLS, (-1.0,) * CELLS, (4.0,) * CELLS, (6.0,) * CELLS), usual=(-4.9, -4.9, -4.9, -1.0), rise=6.0, margin=0.6)
-LOOSE = Bounds(highest=((60.0,) * CELLS,) * 4, usual=(0.0,) * 4, rise=60.0, margin=2.0)
+TIGHT = Bounds(highest=((-2.0,) * CELLS, (-1.0,) * CELLS, (4.0,) * CELLS, (6.0,) * CELLS), usual=(-4.9, -4.9, -4.9, -1.0), rise=6.0, contrast=8.0)
+LOOSE = Bounds(highest=((60.0,) * CELLS,) * 4, usual=(0.0,) * 4, rise=60.0, contrast=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_what_shares_nothing_costs_no_reading(memory: HybridMemory, monkeypatch:
 def test_bounds_of_another_classifier_are_not_used(memory: HybridMemory, tmp_path: Path) -> None:
     file = tmp_path / "stages.json"
     assert bounds("some", file) is None
-    file.write_text('{"classifier": "some", "bounds": {"highest": [[1], [1], [1], [1]], "usual": [0, 0, 0, 0], "rise": 1, "margin": 1}}')
+    file.write_text('{"classifier": "some", "bounds": {"highest": [[1], [1], [1], [1]], "usual": [0, 0, 0, 0], "rise": 1, "contrast": 1}}')
     bounds.cache_clear()
     assert bounds("some", file) is not None and bounds("another", file) is None
     known = classifier(memory.router.witness.scorer)
@@ -72,6 +72,7 @@ def test_weights_that_count_evidence_backwards_end_nothing_early(memory: HybridM
     weights = dict(memory.router.witness.scorer.about["evidence"])
     assert memory.router._worth(weights) is not None
     assert memory.router._worth(weights | {"logit": -0.1}) is None
+    assert memory.router._worth(weights | {"rival": 0.1}) is None
 
 
 def test_a_forced_route_reads_everything(memory: HybridMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +102,6 @@ def test_bounds_hold_what_was_seen_and_rise_with_what_is_shared() -> None:
         assert all(a <= b for a, b in zip(narrow, wide, strict=True))
     for row in rows:
         assert row.mean <= found.highest[group(row.share, row.bare)][near(row.cosine)]
-    assert found.rise >= 3.0 and found.margin >= 0.3
+    assert found.rise >= 3.0 and found.contrast >= 0.3
     with pytest.raises(ValueError, match="more queries"):
         measure(rows[:5])

@@ -1,26 +1,30 @@
 """Weigh the evidence: `python -m hybrid.scope.calibrate --facts facts.tsv --text prose.txt`.
 
-The weights of `policies.scope.Evidence` are fitted on queries to a store of 1,000 facts whose relations and subjects the classifier was not trained
-on, once with the lexicon knowing these relations and once without, so that they suit facts of either sort.
+What `policies.scope.Evidence` adds up to is fitted (`hybrid.scope.judge`) on queries to stores of 1,000 facts whose subjects and wordings the
+classifier was not trained on. In two of three it was not trained on their relations either; of these, the lexicon knows the relations in one. In the
+third, half of the facts are stored in words that the lexicon does not have.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 
+from hybrid.embedder import file_hash
 from hybrid.memory import HybridMemory
 from hybrid.scope.evaluate import INSIDE, ask, distinct_facts
 from hybrid.scope.evidence import Witness
+from hybrid.scope.judge import FILE, Judge, table
 from hybrid.scope.phrasings import Phrasings
 from hybrid.scope.scorer import WEIGHTS, ScopeScorer
 from hybrid.scope.train import CALIBRATE, SCORE, makers
@@ -28,64 +32,87 @@ from policies.scope import Evidence
 
 OTHERS = 0.15
 """Importance of a candidate that the query was not made for, beside the one that it was made for."""
+SORTS = ("known", "unknown", "familiar")
+"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know."""
+FOLDS = 4
+"""Parts of the queries, each of which is judged by what was fitted on the others, to see how far the judgement is to be trusted."""
 
 
-def calibrate(folder: Path, facts: Path, text: Path, count: int = 1000, queries: int = 250, seed: int = 11) -> dict[str, Any]:
-    """Fit the weights and write them to the classifier's manifest."""
-    maker = makers(facts, text).calibrate
-    chosen = distinct_facts(maker, count, random.Random(seed))
-    about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    seen: list[tuple[str, Evidence, bool, bool]] = []
-    sizes: Counter[str] = Counter()
+class Seen(NamedTuple):
+    """A candidate of a query."""
+
+    query: int
+    kind: str
+    evidence: Evidence
+    meant: bool
+    """Whether the query was made for this fact."""
+
+    @property
+    def governs(self) -> bool:
+        """Whether the fact governs the query."""
+        return self.meant and self.kind in INSIDE
+
+
+def gather(folder: Path, facts: Path, text: Path, sort: str, count: int, queries: int, seed: int) -> list[Seen]:
+    """The candidates of queries of every kind to a store of one of `SORTS`."""
+    made = makers(facts, text)
+    maker, foreign = (made.familiar, 0.5) if sort == "familiar" else (made.calibrate, 0.0)
+    chosen = distinct_facts(maker, count, random.Random(11))
     scorer = ScopeScorer(folder)
-    scorer.about["evidence"] = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"bias": 0.0}  # all candidates alike, whatever was fitted before
-    for hidden in (SCORE, (*SCORE, *CALIBRATE)):
-        with tempfile.TemporaryDirectory() as store, HybridMemory(store) as memory:
-            memory.router.witness = Witness(scorer, memory.embedder, Phrasings(hidden=hidden))
-            for kind, meant, candidates in ask(memory, maker, chosen, queries, seed):
-                sizes[kind] += 1
-                seen += [(kind, Evidence(**hit.evidence), kind in INSIDE and hit.fact.id == meant, hit.fact.id == meant) for hit in candidates]
-    importance = [(1.0 if asked else OTHERS) / sizes[kind] for kind, _, _, asked in seen]
-    about["evidence"] = fit([evidence for _, evidence, _, _ in seen], [label for _, _, label, _ in seen], importance)
-    about |= {"calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}
+    scorer.about.pop("judge", None)  # all candidates alike, whatever was fitted before
+    scorer.about["evidence"] = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"bias": 0.0}
+    with tempfile.TemporaryDirectory() as store, HybridMemory(store) as memory:
+        memory.router.witness = Witness(scorer, memory.embedder, Phrasings(hidden=(*SCORE, *CALIBRATE) if sort == "unknown" else SCORE))
+        return [
+            Seen(number, kind, Evidence(**hit.evidence), hit.fact.id == meant)
+            for number, (kind, meant, candidates) in enumerate(ask(memory, maker, chosen, queries, seed, foreign))
+            for hit in candidates
+        ]
+
+
+def importance(seen: Sequence[Seen]) -> list[float]:
+    """Weight of each candidate: kinds of queries count alike."""
+    rows, asked = Counter(one.kind for one in seen), Counter(one.kind for one in seen if one.meant)
+    sizes = {kind: max(asked[kind], rows[kind] / 9) for kind in rows}
+    return [(1.0 if one.meant else OTHERS) / sizes[one.kind] for one in seen]
+
+
+def conclude(seen: Sequence[Seen]) -> tuple[Judge, dict[str, float]]:
+    """What evidence adds up to, and the weights of `policies.scope.probability`, which take it as calmly as it deserves."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows, labels, share = table([one.evidence for one in seen]), np.array([one.governs for one in seen]), np.array(importance(seen))
+    part, apart = np.array([one.query % FOLDS for one in seen]), np.zeros(len(seen))
+    for fold in range(FOLDS):
+        rest = part != fold
+        apart[~rest] = Judge.fit(rows[rest], labels[rest], share[rest]).log_odds(rows[~rest])
+    calm = LogisticRegression(C=1e6).fit(apart[:, None], labels, sample_weight=share / share.mean())
+    weights = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"judged": float(calm.coef_[0, 0]), "bias": float(calm.intercept_[0])}
+    return Judge.fit(rows, labels, share), weights
+
+
+def write(folder: Path, judge: Judge, weights: dict[str, float]) -> None:
+    """Put them beside the classifier."""
+    about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    judge.save(folder)
+    about |= {"judge": file_hash(folder / FILE), "evidence": weights, "calibration_relations": list(CALIBRATE), "scoring_relations": list(SCORE)}
     (folder / "manifest.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return dict(about["evidence"])
 
 
-def fit(evidence: Sequence[Evidence], labels: Sequence[bool], importance: Sequence[float] | None = None, ridge: float = 1e-3) -> dict[str, float]:
-    """Weights that minimise the log loss (Newton's method on standardised evidence, with a little ridge).
-
-    Args:
-        importance: weight of each example, positive; all alike if None.
-    Raises:
-        ValueError: if the examples are not of both kinds.
-    """
-    if len(set(labels)) < 2:
-        raise ValueError("calibration needs examples in scope and out of scope")
-    names = list(asdict(evidence[0]))
-    raw = np.array([list(asdict(each).values()) for each in evidence])
-    share = np.ones(len(raw)) if importance is None else np.asarray(importance, dtype=float)
-    share = share / share.sum()
-    mean, spread = raw.mean(0), raw.std(0) + 1e-9
-    x, y = np.column_stack([(raw - mean) / spread, np.ones(len(raw))]), np.asarray(labels, dtype=float)
-    penalty = ridge * np.append(np.ones(len(names)), 1e-6)
-    b = np.zeros(x.shape[1])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ b, -60, 60)))
-        gradient = x.T @ (share * (p - y)) + penalty * b
-        step = np.linalg.solve((x * (share * np.maximum(p * (1 - p), 1e-9))[:, None]).T @ x + np.diag(penalty), gradient)
-        b -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
-        if float(np.abs(step).max()) < 1e-8:
-            break
-    weights = dict(zip(names, (b[:-1] / spread).tolist(), strict=True))
-    return weights | {"bias": float(b[-1] - (b[:-1] * mean / spread).sum())}
+def calibrate(folder: Path, facts: Path, text: Path, count: int = 1000, queries: int = 400, seed: int = 31) -> dict[str, Any]:
+    """Fit to a classifier and write beside it."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(gather, folder, facts, text, sort, count, queries, seed) for sort in SORTS]
+        judge, weights = conclude([one for part in parts for one in part.result()])
+    write(folder, judge, weights)
+    return weights
 
 
 @click.command()
 @click.option("--facts", type=click.Path(exists=True, path_type=Path), required=True, help="Tab-separated triples.")
 @click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Plain prose.")
 @click.option("--weights", type=click.Path(exists=True, path_type=Path), default=WEIGHTS, help="Folder of the classifier.")
-@click.option("--queries", default=250, show_default=True, help="Queries of each kind.")
+@click.option("--queries", default=400, show_default=True, help="Queries of each kind.")
 def main(facts: Path, text: Path, weights: Path, queries: int) -> None:
     """Weigh the evidence."""
     click.echo(json.dumps(calibrate(weights, facts, text, queries=queries), indent=1))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid.lexicon import find, phrased
 from hybrid.pocket.facts import Triple
+from hybrid.scope.judge import FILE
 from hybrid.scope.own import unrelated
 from hybrid.scope.pairs import PairMaker
 from hybrid.scope.scorer import WEIGHTS, ScopeScorer
@@ -56,8 +58,10 @@ def train(memory: HybridMemory, out: Path, pairs: int, lr: float, prose: Sequenc
     """
     weights = memory.folder / "scope"
     run(maker(memory.ledger.facts(), prose or unrelated(False)), out, weights, pairs, threads, lr=lr, start=WEIGHTS)
-    manifest = weights / "manifest.json"
-    about = json.loads(manifest.read_text(encoding="utf-8")) | {"evidence": ScopeScorer().about["evidence"], "started_from": classifier(ScopeScorer())}
+    manifest, shipped = weights / "manifest.json", ScopeScorer()
+    shutil.copyfile(shipped.folder / FILE, weights / FILE)
+    lent = {"judge": shipped.about["judge"], "evidence": shipped.about["evidence"], "started_from": classifier(shipped)}
+    about = json.loads(manifest.read_text(encoding="utf-8")) | lent
     manifest.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     adopt(memory, classifier(ScopeScorer(weights)))
     return weights

@@ -23,7 +23,7 @@ from hybrid.lexicon import fill
 from hybrid.memory import HybridMemory
 from hybrid.pocket.facts import Triple
 from hybrid.pocket.names import invent
-from hybrid.request import Request
+from hybrid.request import Request, from_cue
 from hybrid.scope.pairs import KINDS, PairMaker, alias
 from hybrid.scope.phrasings import Phrasings
 from hybrid.scope.train import SCORE, makers
@@ -62,11 +62,18 @@ def queries(maker: PairMaker, facts: list[Triple], kind: str, count: int, rng: r
     return found
 
 
-def store(memory: HybridMemory, maker: PairMaker, facts: list[Triple], rng: random.Random) -> dict[Triple, str]:
-    """Add facts, each in one of its relation's statements; their ids."""
+def store(memory: HybridMemory, maker: PairMaker, facts: list[Triple], rng: random.Random, foreign: float = 0.0) -> dict[Triple, str]:
+    """Add facts, each in one of its relation's statements; their ids.
+
+    Args:
+        foreign: share of the facts that are stored in a wording that the lexicon does not have, without their relation's name.
+    """
     made = []
     for fact in facts:
         relation = maker.lexicon[fact.relation]
+        if foreign and rng.random() < foreign:
+            made.append(from_cue(rng.choice(relation.held_out_statements), fact.target, subject=fact.subject))
+            continue
         made.append(Request(subject=fact.subject, relation=relation.name, prompt=rng.choice(relation.statements), target_new=fact.target))
     return {fact: added.fact.id for fact, added in zip(facts, memory.add_facts(made), strict=True)}
 
@@ -80,10 +87,10 @@ def crowd(memory: HybridMemory, maker: PairMaker, count: int, seed: int) -> None
         pass
 
 
-def ask(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: int, seed: int) -> Iterator[tuple[str, str, list[Hit]]]:
+def ask(memory: HybridMemory, maker: PairMaker, facts: list[Triple], count: int, seed: int, foreign: float = 0.0) -> Iterator[tuple[str, str, list[Hit]]]:
     """(kind, the id of the fact that was had in mind, candidates) of queries of every kind, with all facts in memory."""
     rng = random.Random(seed)
-    ids = store(memory, maker, facts, rng)
+    ids = store(memory, maker, facts, rng, foreign)
     asked = [(kind, *pair) for kind in (*INSIDE, *KINDS[1:]) for pair in queries(maker, facts, kind, count, rng)]
     for kind, fact, query in tqdm(asked, unit="query", disable=None):
         yield kind, ids[fact], memory.router.candidates(query)[0]

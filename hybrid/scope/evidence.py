@@ -1,7 +1,8 @@
 """What speaks for a fact governing a query: the classifier's opinion, the subject's name, and the relation's wording.
 
-The classifier reads the fact in several wordings (its own statement, and the lexicon's for its relation) and its logits are averaged.
-What is asked stands in a query's last sentence, if that names the subject; what precedes it then only distracts.
+The classifier reads the fact in several wordings (its own statement, and the lexicon's for its relation) and its logits are averaged. It also reads
+what the fact would be if it told of one of the relations that the query is worded most like: a query about the mother suits "the father of" a little,
+and "the mother of" far better. What is asked stands in a query's last sentence, if that names the subject; what precedes it then only distracts.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
+from hybrid.scope.judge import Judge
 from hybrid.scope.names import fold, longer, shared, span, variant, without
 from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.nouns import elsewhere, excluded
-from hybrid.scope.phrasings import PRONOUN, Phrasings
+from hybrid.scope.phrasings import PRONOUN, Phrasings, Wording
 from hybrid.scope.scorer import ScopeScorer
+from hybrid.scope.shortened import partly
 from hybrid.scope.stages import Bounds, Worth, bounds, classifier
 from policies.scope import Evidence
 from stores.records import Fact
@@ -29,12 +33,15 @@ SENTENCE = re.compile(r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St)\.)(?<!\bMrs\
 """Initials and titles end no sentence."""
 WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
+RIVALS = 4
+"""Other relations that the fact is read as if it told of."""
 
 
 def last_sentence(query: str, *names: str) -> str:
     """Where a query asks; a full stop or a colon in a name ends no sentence, nor does a colon behind it."""
     query = query.strip()
-    whole = [found.span() for name in names for found in re.finditer(re.escape(fold(name.rstrip(" ."))) + ":? ?", fold(query))]
+    spelt = (fold(name.rstrip(" .")).removeprefix("the ") for name in names)
+    whole = [found.span() for name in spelt for found in re.finditer(re.escape(name) + ":? ?", fold(query))]
     ends = [end.end() for end in SENTENCE.finditer(query) if not any(low < end.end() <= high for low, high in whole)]
     last = query[ends[-1] :] if ends else query
     return last if len(last) >= 8 else query
@@ -60,6 +67,9 @@ class Reading:
     elsewhere: bool
     """Whether something else is asked for by name, see `hybrid.scope.nouns`."""
     excluded: bool
+    name: str
+    """The fact's name that is compared."""
+    target: str
 
     @classmethod
     def of(cls, query: str, fact: Fact, hidden: Collection[str] = (), guess: str | None = None) -> Reading:
@@ -69,6 +79,8 @@ class Reading:
             hidden: relations that are treated as unknown to the lexicon.
             guess: the fact's relation if the lexicon does not know the name that it was stored with.
         """
+        relation = find(fact.relation) or (relations()[guess] if guess else None)
+        relation = None if relation is None or relation.id in hidden else relation
         names = (fact.subject, *fact.aliases)
         last = last_sentence(query, *names)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
@@ -77,14 +89,14 @@ class Reading:
             where = None
         if where is None and span(name, query) is None:
             name, where = next(((n, found) for n in names if (found := variant(n, last))), (name, None))
+            if where is None and relation is not None and relation.subject_type == "person":
+                where = partly(name, last)
             if where is not None:
                 last, spelt = last[: where[0]] + name + last[where[1] :], True
                 where = where[0], where[0] + len(name)
         share = shared(name, last)
         before = where is None and span(name, query) is not None
         asked = last if where is not None or share > 0.5 else query
-        relation = find(fact.relation) or (relations()[guess] if guess else None)
-        relation = None if relation is None or relation.id in hidden else relation
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
         if relation is not None and share > 0.5:
             templates = (relation.questions[0], relation.statements[1], relation.statements[0], relation.questions[1])
@@ -109,11 +121,17 @@ class Reading:
             forms,
             other,
             excluded(fact.target_new, last),
+            name,
+            fact.target_new,
         )
 
-    def evidence(self, logit: float, margin: float) -> Evidence:
+    @property
+    def comparable(self) -> bool:
+        """Whether enough of the name stands in the query to ask what else is asked about it."""
+        return self.bare is not None and self.shared > 0.5
+
+    def evidence(self, logit: float, wording: Wording, contrast: float = 0.0) -> Evidence:
         """What the names tell, with what the classifier and the wordings say."""
-        known = self.relation is not None
         return Evidence(
             logit=logit,
             named=float(self.named),
@@ -121,10 +139,12 @@ class Reading:
             longer=float(self.longer),
             before=float(self.before),
             shared=self.shared,
-            margin=margin if known else 0.0,
-            strange=0.0 if known else margin,
+            own=wording.own,
+            rival=wording.rival,
+            known=float(self.relation is not None),
             elsewhere=float(self.elsewhere),
             excluded=float(self.excluded),
+            contrast=contrast,
         )
 
 
@@ -179,20 +199,38 @@ class Witness:
         """
         limits = None if worth is None else self.limits
         if worth is None or limits is None:
-            logits = self.logits(readings)
-            return [each.evidence(sum(found) / len(found), m) for each, found, m in zip(readings, logits, self._margins(readings), strict=True)]
-        alive = [i for i, each in enumerate(readings) if worth(limits.ceiling(each, cosines[i]))]
-        margins = dict(zip(alive, self._margins([readings[i] for i in alive]), strict=True))
-        told = [limits.unread(each, margins.get(i, 0.0)) for i, each in enumerate(readings)]
-        alive = [i for i in alive if worth(limits.ceiling(readings[i], cosines[i], margin=margins[i]))]
+            wordings, means = self._wordings(readings), [sum(found) / len(found) for found in self.logits(readings)]
+            contrasts = self._contrasts(readings, wordings, means)
+            told = zip(readings, means, wordings, contrasts, strict=True)
+            return [self._judged(one.evidence(mean, wording, contrast)) for one, mean, wording, contrast in told]
+        return self._weigh_early(readings, cosines, worth, limits)
+
+    def _weigh_early(self, readings: Sequence[Reading], cosines: Sequence[float], worth: Worth, limits: Bounds) -> list[Evidence]:
+        def still(i: int, **known: Any) -> bool:
+            return worth(self._judged(limits.ceiling(readings[i], cosines[i], **known)))
+
+        alive = [i for i in range(len(readings)) if still(i)]
+        worded = dict(zip(alive, self._wordings([readings[i] for i in alive]), strict=True))
+        told = [limits.unread(each, worded.get(i, Wording())) for i, each in enumerate(readings)]
+        alive = [i for i in alive if still(i, wording=worded[i])]
         own = dict(zip(alive, (found[0] for found in self.logits([readings[i] for i in alive], slice(1))), strict=True))
-        more = [i for i in alive if len(readings[i].wordings) > 1 and worth(limits.ceiling(readings[i], cosines[i], own[i], margins[i]))]
+        more = [i for i in alive if len(readings[i].wordings) > 1 and still(i, wording=worded[i], logit=own[i] + limits.rise)]
         rest = dict(zip(more, self.logits([readings[i] for i in more], slice(1, None)), strict=True))
-        for i in alive:
-            several = len(readings[i].wordings) > 1
-            logit = (own[i] + sum(rest[i])) / (1 + len(rest[i])) if i in rest else own[i] + min(0.0, limits.rise if several else 0.0)
-            told[i] = readings[i].evidence(logit, margins[i])
-        return told
+        means = {i: (own[i] + sum(rest.get(i, ()))) / (1 + len(rest.get(i, ()))) for i in alive}
+        unread = {i for i in alive if len(readings[i].wordings) > 1 and i not in rest}
+        alive = [i for i in alive if i not in unread and still(i, wording=worded[i], logit=means[i])]
+        contrasts = dict(zip(alive, self._contrasts([readings[i] for i in alive], [worded[i] for i in alive], [means[i] for i in alive]), strict=True))
+        for i, mean in means.items():
+            told[i] = readings[i].evidence(mean + min(0.0, limits.rise if i in unread else 0.0), worded[i], contrasts.get(i, 0.0))
+        return [self._judged(each) for each in told]
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """What weighs the evidence together; None while it has not been fitted."""
+        return self.scorer.judge
+
+    def _judged(self, evidence: Evidence) -> Evidence:
+        return evidence if self.judge is None else self.judge.judged(evidence)
 
     def logits(self, readings: Sequence[Reading], which: slice = slice(None)) -> list[list[float]]:
         """The classifier's logits for the wordings (or some) of each fact, in one batch."""
@@ -207,7 +245,7 @@ class Witness:
 
     def texts(self, readings: Sequence[Reading]) -> list[str]:
         """What has to be embedded for the facts that the query names, and is not kept, so that a caller can do it with other texts, and `keep` it."""
-        return self._new([text for each in readings if each.bare is not None and each.shared > 0.5 for text in (each.bare, *each.forms)])
+        return self._new([text for each in readings if each.bare is not None and each.comparable for text in (each.bare, *each.forms)])
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Remember vectors of texts."""
@@ -215,19 +253,32 @@ class Witness:
             self._kept.clear()
         self._kept |= dict(zip(texts, vectors, strict=True))
 
-    def _margins(self, readings: Sequence[Reading]) -> list[float]:
-        """How much nearer the query's wording is to the fact's relation than to any other; 0 where nothing of the name is found."""
+    def _wordings(self, readings: Sequence[Reading]) -> list[Wording]:
+        """What the query's wording is near to; nothing where nothing of the name is found."""
         told = [reading for reading in readings if reading.bare is not None]
         self._embed([text for reading in told for text in (reading.bare, *reading.forms) if text is not None])
-        margins = []
+        found = []
         for reading in readings:
             if reading.bare is None:
-                margins.append(0.0)
+                found.append(Wording())
                 continue
             vector = self._kept[reading.bare]
-            own, rival = self.phrasings.own_and_rival(self.phrasings.nearest(vector[None])[0], reading.relation)
-            margins.append(max(own, *(float(vector @ self._kept[form]) for form in reading.forms)) - rival)
-        return margins
+            near = self.phrasings.nearest(vector[None])[0]
+            own, rival = self.phrasings.own_and_rival(near, reading.relation)
+            own = max(own, *(float(vector @ self._kept[form]) for form in reading.forms))
+            found.append(Wording(own, rival, self.phrasings.rivals(near, reading.relation, RIVALS) if reading.comparable else ()))
+        return found
+
+    def _contrasts(self, readings: Sequence[Reading], wordings: Sequence[Wording], logits: Sequence[float]) -> list[float]:
+        """By how much the logits of facts exceed the highest that they would have if they told of another relation; 0 where there is none to compare."""
+        pairs = [
+            (f"{fill(relations()[rival].statements[0], reading.name)} {reading.target}", reading.asked)
+            for reading, wording in zip(readings, wordings, strict=True)
+            for rival in wording.rivals
+        ]
+        read = iter(self.scorer.logits([statement for statement, _ in pairs], [asked for _, asked in pairs]) if pairs else [])
+        highest = [max((next(read) for _ in wording.rivals), default=None) for wording in wordings]
+        return [0.0 if top is None else logit - top for logit, top in zip(logits, highest, strict=True)]
 
     def _new(self, texts: Sequence[str]) -> list[str]:
         return [text for text in dict.fromkeys(texts) if text not in self._kept]

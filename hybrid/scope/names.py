@@ -9,11 +9,18 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
+from hybrid.scope.shortened import shortened
+from hybrid.scope.words import SMALL, plain, same, words
+
 WORD = re.compile(r"\w+")
-SMALL = frozenset("the a an of and in on for de la le el von van der du al".split())
 TITLES = frozenset("dr mr mrs ms miss prof professor sir dame lord lady madam madame captain king queen saint st pope president the".split())
-LETTERS = {"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "&": "and"}
-UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
+RANKS = frozenset(
+    "count countess baron baroness duke duchess prince princess emperor empress bishop archbishop cardinal priest father brother sister rev reverend hon honourable "
+    "general colonel major lieutenant sergeant admiral commander judge justice senator governor minister ambassador".split()
+)
+"""Titles that are parts of other names, too ("Duke University"): left out only where two words of the name remain."""
+COMPANIES = frozenset("incorporated limited corporation company plc ag gmbh llc llp sa ab nv bv oy spa kg se".split())
+"""What stands behind a company's name."""
 QUALIFIERS = frozenset("new old north south east west northern southern eastern western upper lower great greater little big saint junior senior jr sr".split())
 """Words that tell one name from another rather than spell it otherwise."""
 LONG = 8
@@ -54,27 +61,29 @@ def shared(name: str, text: str) -> float:
 def variant(name: str, text: str) -> tuple[int, int] | None:
     """Where another spelling of a name stands in a text: accents or punctuation written otherwise, words of the name abbreviated, left
     out or added within, words in another order or run together, what stands behind a comma left out, a given name's short form, one letter of a
-    long word mistaken.
+    long word mistaken, or one of `hybrid.scope.shortened`.
 
     The first and the last word of a name must be there, in whichever order; a short name of one word has no other spellings but accents.
     """
-    own = [word for word, _ in _words(name)]
-    while len(own) > 1 and _plain(own[0]) in TITLES:
+    own = [word for word, _ in words(name)]
+    while (len(own) > 1 and plain(own[0]) in TITLES) or (len(own) > 2 and plain(own[0]) in RANKS):
         own = own[1:]
-    found = _words(text)
+    while len(own) > 2 and plain(own[-1]) in COMPANIES:
+        own = own[:-1]
+    found = words(text)
     if not own or own == [word for word, _ in found]:
         return None
     if (head := _head(name)) is not None and (where := span(head, text) or variant(head, text)) is not None:
         return where
-    bag, run = sorted(map(_plain, own)), "".join(map(_plain, own))
+    bag, run = sorted(map(plain, own)), "".join(map(plain, own))
     for length in sorted(range(1, len(own) + INSERTED + 1), key=lambda n: abs(n - len(own))):
         for at in range(len(found) - length + 1):
             window = found[at : at + length]
             other = [word for word, _ in window]
-            same_words = length == len(own) >= 3 and bag == sorted(map(_plain, other))
-            if same_words or _alike(own, other) or (len(run) >= 6 and run == "".join(map(_plain, other))):
+            same_words = length == len(own) >= 3 and bag == sorted(map(plain, other))
+            if same_words or _alike(own, other) or (len(run) >= 6 and run == "".join(map(plain, other))):
                 return window[0][1][0], window[-1][1][1]
-    return None
+    return shortened(name, text)
 
 
 def _head(name: str) -> str | None:
@@ -101,25 +110,6 @@ def without(name: str, text: str, where: tuple[int, int] | None, pronoun: str) -
     return text[: where[0]] + pronoun + text[where[1] :]
 
 
-@lru_cache(maxsize=4096)
-def _words(text: str) -> tuple[tuple[str, tuple[int, int]], ...]:
-    """Words with their places; apostrophes belong to a word, a possessive's does not."""
-    return tuple((found.group(), found.span()) for found in re.finditer(r"\w+(?:['’](?!s\b)\w+)*", text))
-
-
-@lru_cache(maxsize=65536)
-def _plain(word: str, written_out: bool = False) -> str:
-    """A word without case, accents and apostrophes, umlauts bare or `written_out`."""
-    letters = LETTERS | UMLAUTS if written_out else LETTERS
-    spelt = "".join(letters.get(c, c) for c in word.lower() if c not in "'’")
-    return "".join(c for c in unicodedata.normalize("NFKD", spelt) if not unicodedata.combining(c))
-
-
-def _same(a: str, b: str) -> bool:
-    """Whether two words are spellings of one: accents apart, an umlaut written out or not."""
-    return _plain(a) == _plain(b) or _plain(a, True) == _plain(b, True) or _plain(a, True) == _plain(b) or _plain(a) == _plain(b, True)
-
-
 @lru_cache(maxsize=1)
 def _short() -> dict[str, set[int]]:
     """Groups of a given name."""
@@ -132,7 +122,7 @@ def _short() -> dict[str, set[int]]:
 
 def _called(a: str, b: str) -> bool:
     """Whether one given name is short for the other."""
-    one, two = _plain(a), _plain(b)
+    one, two = plain(a), plain(b)
     if not (a[:1].isupper() and b[:1].isupper()) or not _short().get(one, set()) & _short().get(two, set()):
         return False
     return any(len(each) <= 4 or each.endswith(("y", "ie")) for each in (one, two))
@@ -140,44 +130,44 @@ def _called(a: str, b: str) -> bool:
 
 def _initial(a: str, b: str) -> bool:
     """Whether one is a capital letter that the other begins with."""
-    return min(len(a), len(b)) == 1 and (a if len(a) == 1 else b).isupper() and _plain(a)[:1] == _plain(b)[:1]
+    return min(len(a), len(b)) == 1 and (a if len(a) == 1 else b).isupper() and plain(a)[:1] == plain(b)[:1]
 
 
 def _slip(a: str, b: str) -> bool:
     """Whether one letter of a long word is another, missing, added, or in its neighbour's place."""
-    return min(len(a), len(b)) >= 5 and not (a + b).isdecimal() and OSA.distance(_plain(a), _plain(b), score_cutoff=1) <= 1
+    return min(len(a), len(b)) >= 5 and not (a + b).isdecimal() and OSA.distance(plain(a), plain(b), score_cutoff=1) <= 1
 
 
 def _but_a_slip(own: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two sequences have the same words in the same order, one of them misspelt at most."""
-    apart = [(a, b) for a, b in zip(own, other, strict=False) if not _same(a, b)]
+    apart = [(a, b) for a, b in zip(own, other, strict=False) if not same(a, b)]
     return len(own) == len(other) and len(apart) <= 1 and all(_slip(a, b) for a, b in apart)
 
 
 def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two sequences of words are one name."""
     if len(own) == 1:
-        return len(other) == 1 and (_same(own[0], other[0]) or (min(len(own[0]), len(other[0])) >= LONG and other[0][0].isupper() and _slip(own[0], other[0])))
-    if len(other) == 1 or not all(word[0].isupper() or word[0].isdigit() or _plain(word) in SMALL for word in (own[0], own[-1])):
+        return len(other) == 1 and (same(own[0], other[0]) or (min(len(own[0]), len(other[0])) >= LONG and other[0][0].isupper() and _slip(own[0], other[0])))
+    if len(other) == 1 or not all(word[0].isupper() or word[0].isdigit() or plain(word) in SMALL for word in (own[0], own[-1])):
         return _but_a_slip(own, other)
     if len(own) == 2 and _but_a_slip(own, turned := other[::-1]):
-        number = any(word.isdecimal() for word in own) and all(map(_same, own, turned))
+        number = any(word.isdecimal() for word in own) and all(map(same, own, turned))
         return other[0][0].isupper() and not number
     ends = [(own[0], other[0]), (own[-1], other[-1])]
     first = _initial(*ends[0]) or _called(*ends[0])
-    slips = sum(not _same(a, b) and not (at == 0 and first) for at, (a, b) in enumerate(ends))
-    if slips > 1 or any(not (_same(a, b) or (at == 0 and first) or _slip(a, b)) for at, (a, b) in enumerate(ends)):
+    slips = sum(not same(a, b) and not (at == 0 and first) for at, (a, b) in enumerate(ends))
+    if slips > 1 or any(not (same(a, b) or (at == 0 and first) or _slip(a, b)) for at, (a, b) in enumerate(ends)):
         return False
     mine, theirs = list(own[1:-1]), list(other[1:-1])
-    if any(word[0].islower() and _plain(word) not in SMALL for word in theirs) or len(theirs) > len(mine) + INSERTED:
+    if any(word[0].islower() and plain(word) not in SMALL for word in theirs) or len(theirs) > len(mine) + INSERTED:
         return False
-    if {word for word in map(_plain, mine) if word in QUALIFIERS} != {word for word in map(_plain, theirs) if word in QUALIFIERS}:
+    if {word for word in map(plain, mine) if word in QUALIFIERS} != {word for word in map(plain, theirs) if word in QUALIFIERS}:
         return False
-    mine, theirs = ([word for word in words if _plain(word) not in SMALL] for words in (mine, theirs))
+    mine, theirs = ([word for word in words if plain(word) not in SMALL] for words in (mine, theirs))
     return _subsequence(mine, theirs) or _subsequence(theirs, mine)
 
 
 def _subsequence(short: Sequence[str], long: Sequence[str]) -> bool:
     """Whether all words of one stand in the other in order; an initial stands for its word."""
     rest = iter(long)
-    return all(any(_same(word, each) or _initial(word, each) for each in rest) for word in short)
+    return all(any(same(word, each) or _initial(word, each) for each in rest) for word in short)

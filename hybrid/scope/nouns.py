@@ -10,13 +10,13 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple
 
+from hybrid.chains.wording import content
 from hybrid.lexicon import Relation, relations
 from hybrid.lexicon.ambiguous import ambiguous
 from hybrid.scope.attributes import attributes
 from hybrid.scope.names import fold
 
 FILLERS = frozenset("a an the of in on at for to by with and or is was are were its his her their name names it what which who whose that".split())
-WORD = re.compile(r"[^\W\d_]+")
 RULED_OUT = r"\b(?:not|other than|apart from|aside from|besides|except|except for|excluding|rather than|instead of|different from|leaving)"
 PHRASE = r"((?:[^\W\d_][\w'’-]*(?:\([a-z]+\))? ){0,4}?[^\W\d_][\w'’-]*(?:\([a-z]+\))?)"
 
@@ -85,19 +85,9 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
         return False
     if relation is not None and any(ambiguous(each, relation.id) for each in named):
         return False
-    return not _stems(noun.phrase) & _stems(" ".join((told, *(relation.names if relation else ()))))
+    return not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ())))))
 
 
 def excluded(target: str, query: str) -> bool:
     """Whether a query rules a value out: "which is not Oslo", "other than Oslo"."""
     return bool(re.search(rf"{RULED_OUT} (?:being )?(?:the |an? )?{re.escape(fold(target))}(?!\w)", fold(query)))
-
-
-def _stems(text: str) -> set[str]:
-    return {_stem(word) for word in WORD.findall(text.casefold()) if word not in FILLERS}
-
-
-def _stem(word: str) -> str:
-    """A word without the endings of number and person, roughly."""
-    single = re.sub(r"(?:ies|es|s)$", "", word) if len(word) > 4 else word
-    return re.sub(r"(?:ed|d|er|or|ing|ion|y|e)$", "", single) if len(single) > 4 else single

@@ -47,18 +47,20 @@ MENTIONS = (
 
 FRAMES = (
     "The {a} of {s} is", "The name of the {a} of {s} is", "{s}'s {a} is", "The {a} for {s} is", "{s} {a}:", "The name of {s}'s {a} is",
-    "The {a} that {s} is associated with is", "The {a} that goes with {s} is", "The name of the {a} that belongs to {s} is",
+    "The {a} that {s} is associated with is", "The {a} that goes with {s} is", "The name of the {a} that belongs to {s} is", *attributes.STATEMENTS,
 )  # fmt: skip
 """What is stored and asked in a relation's own name; the value follows."""
 ASKED = (
     "{s} {a}", "{a} of {s}?", "the {a} of {s} is", "what is {s}'s {a}", "What is the name of the {a} of {s}?", "Who or what is the {a} of {s}?",
-    "Name the {a} of {s}.", "Which {a} has {s}?", "What is the {a} of {s}?",
+    "Name the {a} of {s}.", "Which {a} has {s}?", *attributes.QUERIES,
 )  # fmt: skip
 """Further queries in a relation's own name."""
 EXCLUDED = (
     "{q}, which is not {t}, is", "{q}, if it is not {t}, is", "Apart from {t}, {q} is", "{q}, leaving {t} aside, is", "{q} that is not {t} is",
 )  # fmt: skip
 """Queries that ask for any value but the stored one."""
+NEAR = 0.65
+"""Share of the negatives about another relation that take one with the same kinds of subject and target, where there is one."""
 
 
 def alias(rng: random.Random, name: str, kind: str) -> str | None:
@@ -228,7 +230,7 @@ class PairMaker:
         others = [r for r in pool if not ambiguous(r.id, relation.id)]
         alike = [r for r in others if r.subject_type == relation.subject_type]
         near = [r for r in alike if r.target_type == relation.target_type]
-        if near and self.broad and rng.random() < 0.35:  # the father, not the mother
+        if near and self.broad and rng.random() < NEAR:  # the father, not the mother
             return rng.choice(near)
         return rng.choice(alike if alike and rng.random() < 0.75 else others)
 

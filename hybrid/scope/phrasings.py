@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -40,6 +41,17 @@ def phrasings() -> list[tuple[str, str]]:
 def fingerprint() -> str:
     """Hash of the phrasings, to notice that the lexicon has changed."""
     return hashlib.sha256(json.dumps(phrasings(), ensure_ascii=False).encode()).hexdigest()
+
+
+class Wording(NamedTuple):
+    """What a query's wording is near to (cosines)."""
+
+    own: float = 0.0
+    """The fact's relation."""
+    rival: float = 0.0
+    """Any other."""
+    rivals: tuple[str, ...] = ()
+    """The nearest others, the nearest first."""
 
 
 class Phrasings:
@@ -91,9 +103,17 @@ class Phrasings:
         """Of one query's row: the cosine with a relation (-1 if unknown), and the highest with one that it cannot be taken for."""
         _, names, _ = self._table
         own = float(nearest[names.index(relation)]) if relation in names else -1.0
+        return own, float(nearest[self._others(relation)].max(initial=-1.0))
+
+    def rivals(self, nearest: NDArray[np.float32], relation: str | None, count: int) -> tuple[str, ...]:
+        """Of one query's row: the nearest relations that this one cannot be taken for, the nearest first."""
+        others = self._others(relation)
+        return tuple(self._table[1][others[at]] for at in np.argsort(-nearest[others], kind="stable")[:count])
+
+    def _others(self, relation: str | None) -> list[int]:
         if relation not in self._rivals:
-            self._rivals[relation] = [at for at, name in enumerate(names) if relation is None or not ambiguous(name, relation)]
-        return own, float(nearest[self._rivals[relation]].max(initial=-1.0))
+            self._rivals[relation] = [at for at, name in enumerate(self._table[1]) if relation is None or not ambiguous(name, relation)]
+        return self._rivals[relation]
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """The cross-encoder that scores (statement, query): MiniLM's own weights, fine-tuned, and one linear head.
 
-Only what differs from the embedder is stored (float16), so the network is the packaged MiniLM plus a
-delta whose checksum the manifest knows.
+Only what differs from the embedder is stored: a byte a number, and a scale a row, so the network is the packaged MiniLM plus
+a delta whose checksum the manifest knows.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from hybrid.embedder import file_hash, minilm_folder
 from hybrid.loading import quiet
+from hybrid.scope.judge import FILE, Judge
 from stores.errors import Corrupt
 
 WEIGHTS = Path(__file__).parent / "weights"
+SCALE = ".scale"
+"""Behind a parameter's name: what its rows of bytes are multiplied by."""
 LONGEST = 128
 """Tokens of a pair that are read; the query's end is what counts, so queries are cut at the front."""
 
@@ -61,11 +64,15 @@ def tokenize(tok: Any, statements: Sequence[str], queries: Sequence[str]) -> dic
 
 
 def save(model: CrossEncoder, folder: Path, about: dict[str, Any], shard_bytes: int = 14_000_000) -> None:
-    """Write trained parameters in float16 shards, and a manifest with their checksums."""
+    """Write how the trained parameters differ from MiniLM's, in shards, and a manifest with their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
-    trained = {k: v.detach().half().contiguous() for k, v in model.named_parameters() if v.requires_grad}
+    start = dict(CrossEncoder().named_parameters())
+    trained: dict[str, Tensor] = {}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            trained |= _packed(key, parameter.detach() - (0 if key.startswith("head.") else start[key].detach()))
     shards: list[dict[str, Tensor]] = [{}]
     for key, value in trained.items():
         if sum(v.nbytes for v in shards[-1].values()) + value.nbytes > shard_bytes:
@@ -77,6 +84,14 @@ def save(model: CrossEncoder, folder: Path, about: dict[str, Any], shard_bytes: 
         save_file(shard, folder / name)
         files[name] = file_hash(folder / name)
     (folder / "manifest.json").write_text(json.dumps({"files": files, **about}, indent=1) + "\n")
+
+
+def _packed(key: str, change: Tensor) -> dict[str, Tensor]:
+    """A change as bytes with a scale a row; in float16 where it is a vector, or the head's."""
+    if change.ndim < 2 or key.startswith("head."):
+        return {key: change.half().contiguous()}
+    scale = (change.abs().amax(1, keepdim=True) / 127).half().clamp_min(torch.finfo(torch.float16).tiny)
+    return {key: (change / scale.float()).round().clamp(-127, 127).to(torch.int8).contiguous(), key + SCALE: scale}
 
 
 class ScopeScorer:
@@ -106,11 +121,29 @@ class ScopeScorer:
             if file_hash(self.folder / name) != expected:
                 raise Corrupt(f"{self.folder / name} does not match its manifest; reinstall hybrid-memory")
             state |= {key: value.float() for key, value in load_file(self.folder / name).items()}
-        missing = {k for k, v in model.named_parameters() if v.requires_grad} - set(state)
-        if missing:
+        trained = {key: each for key, each in model.named_parameters() if each.requires_grad}
+        if missing := set(trained) - set(state):
             raise Corrupt(f"{self.folder} lacks {len(missing)} parameters of the scope classifier; reinstall hybrid-memory")
-        model.load_state_dict(state, strict=False)
+        whole = not any(key.endswith(SCALE) for key in state)  # how earlier versions stored what a user had trained
+        with torch.no_grad():
+            for key, value in trained.items():
+                change = state[key] * state.get(key + SCALE, torch.ones(1))
+                value.copy_(change if whole or key.startswith("head.") else value + change)
         return model.eval(), tokenizer()
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """What adds the evidence up; None if the manifest knows of none.
+
+        Raises:
+            Corrupt: if it is not the one that the manifest knows.
+        """
+        expected = self.about.get("judge")
+        if expected is None:
+            return None
+        if file_hash(self.folder / FILE) != expected:
+            raise Corrupt(f"{self.folder / FILE} does not match its manifest; reinstall hybrid-memory")
+        return Judge.load(self.folder)
 
     @torch.inference_mode()
     def logits(self, statements: Sequence[str], queries: Sequence[str], batch: int = 64) -> list[float]:

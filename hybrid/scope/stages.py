@@ -2,7 +2,7 @@
 
 `python -m hybrid.scope.stages --facts facts.tsv --text prose.txt` measures the bounds on the relations that `hybrid.scope.calibrate` uses, and on those for
 scoring how many decisions they change. They belong to one classifier; with another they are not used, and everything is read.
-The bounds are on what is costly (the logit, the wording's margin), whatever the weights of the evidence: those may be a store's own.
+The bounds are on what is costly (the logit, the contrast), whatever the weights of the evidence: those may be a store's own.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from hybrid.scope.phrasings import Wording
 from policies.scope import Evidence
 
 if TYPE_CHECKING:
@@ -66,19 +67,17 @@ class Bounds:
     """The median logit, by group: what is told of a fact that was not read."""
     rise: float
     """How far the mean over all wordings lies above the logit of the fact's own."""
-    margin: float
+    contrast: float
 
-    def ceiling(self, reading: Reading, cosine: float, logit: float | None = None, margin: float | None = None) -> Evidence:
-        """The most that a fact could have for it; the own wording's logit and the margin, if they are known, lower it."""
-        top = self.highest[group(reading.shared, reading.bare is not None)][near(cosine)]
-        if logit is not None:
-            top = logit + self.rise if len(reading.wordings) > 1 else logit
-        highest = (0.0 if reading.bare is None else self.margin) if margin is None else margin
-        return reading.evidence(top, highest)
+    def ceiling(self, reading: Reading, cosine: float, logit: float | None = None, wording: Wording | None = None) -> Evidence:
+        """The most that a fact could have for it; the logit and the wording, if they are known, lower it."""
+        top = self.highest[group(reading.shared, reading.bare is not None)][near(cosine)] if logit is None else logit
+        best = wording or (Wording() if reading.bare is None else Wording(own=1.0))
+        return reading.evidence(top, best, self.contrast if reading.comparable else 0.0)
 
-    def unread(self, reading: Reading, margin: float = 0.0) -> Evidence:
+    def unread(self, reading: Reading, wording: Wording) -> Evidence:
         """What is told of a fact that the classifier did not read."""
-        return replace(self.ceiling(reading, 0.0, margin=margin), logit=self.usual[group(reading.shared, reading.bare is not None)])
+        return reading.evidence(self.usual[group(reading.shared, reading.bare is not None)], wording)
 
 
 @lru_cache(maxsize=4)
@@ -90,7 +89,7 @@ def bounds(known: str, file: Path = FILE) -> Bounds | None:
     if about["classifier"] != known:
         return None
     found = about["bounds"]
-    return Bounds(tuple(map(tuple, found["highest"])), tuple(found["usual"]), found["rise"], found["margin"])
+    return Bounds(tuple(map(tuple, found["highest"])), tuple(found["usual"]), found["rise"], found["contrast"])
 
 
 class Candidate(NamedTuple):
@@ -102,7 +101,7 @@ class Candidate(NamedTuple):
     own: float
     """The logit of its own wording."""
     mean: float
-    margin: float
+    contrast: float
 
 
 def measure(rows: Sequence[Candidate]) -> Bounds:
@@ -128,7 +127,7 @@ def measure(rows: Sequence[Candidate]) -> Bounds:
         highest=tuple(tuple(round(top, 3) for top in row) for row in tops),
         usual=tuple(round(each[len(each) // 2], 3) for each in usual),
         rise=round(_top([row.mean - row.own for row in rows if row.share > SHARES[0]]) + SLACK, 3),
-        margin=round(max(row.margin for row in rows) + 0.1, 3),
+        contrast=round(max(row.contrast for row in rows) + SLACK, 3),
     )
 
 
@@ -154,7 +153,7 @@ def observe(memory: HybridMemory, query: str) -> Iterator[Candidate]:
     hits, _ = memory.router.candidates(query)
     readings = witness.readings(query, [hit.fact for hit in hits])
     for hit, one, (own,) in zip(hits, readings, witness.logits(readings, slice(1)), strict=True):
-        yield Candidate(one.shared, one.bare is not None, hit.similarity, own, hit.evidence["logit"], hit.evidence["margin"] + hit.evidence["strange"])
+        yield Candidate(one.shared, one.bare is not None, hit.similarity, own, hit.evidence["logit"], hit.evidence["contrast"])
 
 
 def compare(memory: HybridMemory, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from hybrid.lexicon import phrased, plentiful
+from hybrid.lexicon import Relation, phrased, plentiful, relations
 from hybrid.pocket.corpus import read_sentences
 from hybrid.pocket.facts import split_facts
 from hybrid.pocket.train import Settings
@@ -33,10 +33,12 @@ SCORE = ("P50", "P84", "P166", "P463", "deadline")
 
 @dataclass(frozen=True)
 class Makers:
-    """Pair makers over disjoint relations and subjects."""
+    """Pair makers over disjoint subjects, and relations (but for `familiar`)."""
 
     train: PairMaker
     calibrate: PairMaker
+    familiar: PairMaker
+    """Relations that are trained on, in other words and about other subjects."""
     score: PairMaker
 
 
@@ -47,11 +49,17 @@ def makers(facts: Path, text: Path) -> Makers:
     held = {*CALIBRATE, *SCORE}
     half, part = len(split.unseen) // 2, len(sentences) // 10
     lexicon = plentiful()
+    familiar = [key for key in phrased() if key not in held and _held_out(relations()[key])]
     return Makers(
         PairMaker((*split.taught, *split.practice), [key for key in phrased() if key not in held], sentences[2 * part :], broad=True),
         PairMaker(split.unseen[:half], CALIBRATE, sentences[:part], held_out=True, others=[key for key in lexicon if key not in held]),
+        PairMaker(split.unseen[:half], familiar, sentences[:part], held_out=True, broad=True),
         PairMaker(split.unseen[half:], SCORE, sentences[part : 2 * part], held_out=True),
     )
+
+
+def _held_out(relation: Relation) -> bool:
+    return bool(relation.held_out_statements and relation.held_out_questions and relation.held_out_oblique)
 
 
 def _save_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimizer, step: int) -> None:

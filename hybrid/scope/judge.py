@@ -1,0 +1,137 @@
+"""What evidence adds up to: boosted trees of two levels, fitted by `python -m hybrid.scope.calibrate`.
+
+A name counts for much beside a wording that suits it, and for nothing beside another; a sum of terms can not say that. The trees are monotone in
+what speaks clearly for or against a fact, so that a bound on the evidence is a bound on the outcome (`hybrid.scope.stages`).
+Gradient boosting with Newton's steps: Friedman et al. 2000, doi:10.1214/aos/1016218223; Chen and Guestrin 2016, arXiv:1603.02754.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from policies.scope import Evidence
+from stores.errors import Corrupt
+
+FILE = "judge.safetensors"
+"""Beside the classifier's weights; the manifest knows its checksum."""
+NAMES = (*(field.name for field in fields(Evidence) if field.name != "judged"), "margin")
+RISING = {"logit", "named", "variant", "shared", "own", "margin", "contrast"}
+FALLING = {"longer", "rival", "elsewhere", "excluded"}
+SMALLEST = 0.003
+"""Share of the examples' weight that an end of a tree has at least."""
+
+
+def table(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
+    """Evidence as rows, (n, names), in the order of `NAMES`."""
+    return np.array([[getattr(each, name) for name in NAMES] for each in evidence], dtype=np.float64).reshape(-1, len(NAMES))
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Trees with one split, and one more on each side of it.
+
+    Attributes:
+        feature: which evidence is compared, (trees, 3): at the root, below it on the left, on the right.
+        threshold: up to which value a comparison goes to the left, (trees, 3).
+        leaf: log-odds that the four ends add, (trees, 4), left to right.
+        base: log-odds before any tree.
+    """
+
+    feature: NDArray[np.int64]
+    threshold: NDArray[np.float64]
+    leaf: NDArray[np.float64]
+    base: float
+
+    def log_odds(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-odds (n,) of rows (n, names)."""
+        low = rows[:, self.feature] <= self.threshold  # (n, trees, 3)
+        end = np.where(low[..., 0], ~low[..., 1], 2 + ~low[..., 2])
+        return np.asarray(self.base + self.leaf[self._trees, end].sum(1))
+
+    def judged(self, evidence: Evidence) -> Evidence:
+        """The evidence with what it adds up to."""
+        return replace(evidence, judged=float(self.log_odds(table([evidence]))[0]))
+
+    @cached_property
+    def _trees(self) -> NDArray[np.intp]:
+        return np.arange(len(self.leaf))
+
+    # -- making -----------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls, rows: NDArray[np.float64], labels: NDArray[np.bool_], importance: NDArray[np.float64], trees: int = 300, rate: float = 0.08, seed: int = 0
+    ) -> Self:
+        """Boost trees on examples.
+
+        Args:
+            rows: evidence, (n, names).
+            labels: whether the fact governed, (n,).
+            importance: weight of each example, (n,), positive.
+        Raises:
+            ValueError: if the examples are not of both kinds.
+        """
+        from sklearn.tree import DecisionTreeRegressor
+
+        if len(set(labels.tolist())) < 2:
+            raise ValueError("calibration needs examples in scope and out of scope")
+        y, share = labels.astype(np.float64), importance / importance.sum()
+        base = float(np.log((share @ y) / (share @ (1 - y))))
+        said = np.full(len(y), base)
+        signs = [1 if name in RISING else -1 if name in FALLING else 0 for name in NAMES]
+        found: list[tuple[list[int], list[float], list[float]]] = []
+        for number in range(trees):
+            p = 1 / (1 + np.exp(-said))
+            curvature = share * np.maximum(p * (1 - p), 1e-4)
+            tree = DecisionTreeRegressor(max_depth=2, monotonic_cst=signs, min_weight_fraction_leaf=SMALLEST, random_state=seed + number)
+            tree.fit(rows, np.clip(share * (y - p) / curvature, -4, 4), sample_weight=curvature)
+            found.append(_flat(tree.tree_, rate))
+            said = said + cls._of(found[-1:], 0.0).log_odds(rows)
+        return cls._of(found, base)
+
+    @classmethod
+    def _of(cls, trees: Sequence[tuple[list[int], list[float], list[float]]], base: float) -> Self:
+        feature, threshold, leaf = zip(*trees, strict=True)
+        return cls(np.array(feature, dtype=np.int64), np.array(threshold, dtype=np.float64), np.array(leaf, dtype=np.float64), base)
+
+    # -- keeping ----------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write the trees."""
+        tensors = {"feature": self.feature, "threshold": self.threshold, "leaf": self.leaf, "base": np.array([self.base])}
+        save_file(tensors, folder / FILE, metadata={"names": json.dumps(NAMES)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read trees; their checksum is the caller's to verify.
+
+        Raises:
+            Corrupt: if they are for other evidence.
+        """
+        with safe_open(folder / FILE, framework="numpy") as file:
+            if (file.metadata() or {}).get("names") != json.dumps(NAMES):
+                raise Corrupt(f"{folder / FILE} weighs other evidence than this version gathers; reinstall hybrid-memory, or calibrate anew")
+            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return cls(found["feature"], found["threshold"], found["leaf"], float(found["base"][0]))
+
+
+def _flat(tree: object, rate: float) -> tuple[list[int], list[float], list[float]]:
+    """Comparisons and ends of a fitted tree; one that stops early goes left, to the same end."""
+    left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
+    value = tree.value[:, 0, 0] * rate  # type: ignore[attr-defined]
+    nodes = [0, int(left[0]), int(right[0])] if left[0] >= 0 else [0, 0, 0]
+    split = [left[node] >= 0 for node in nodes] if left[0] >= 0 else [False] * 3
+    feature = [int(tree.feature[node]) if is_split else 0 for node, is_split in zip(nodes, split, strict=True)]  # type: ignore[attr-defined]
+    threshold = [float(tree.threshold[node]) if is_split else np.inf for node, is_split in zip(nodes, split, strict=True)]  # type: ignore[attr-defined]
+    ends = [(int(left[node]), int(right[node])) if is_split else (node, node) for node, is_split in zip(nodes[1:], split[1:], strict=True)]
+    return feature, threshold, [float(value[end]) for pair in ends for end in pair]

@@ -1,0 +1,61 @@
+"""Names cut short: an acronym, initials beside a family name, a person's family name alone, a character by its code point."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hybrid.scope.words import SMALL, same, words
+
+INITIALS = re.compile(r"[A-Z]{1,3}")
+FAMILY = 4
+"""Letters that a family name has at least, to stand for a person alone."""
+
+
+def shortened(name: str, text: str) -> tuple[int, int] | None:
+    """Where a short form of a name stands in a text.
+
+    An acronym of three letters or more ("NAP" for "Nuclei Armati Proletari"), initials together beside the last word ("RF Hashimoto", "Hashimoto RF"), the
+    code point of a character ("U+B9E6").
+    """
+    if len(name) == 1 and not name.isascii():
+        found = re.search(rf"(?i)\bU\+{ord(name):04X}\b", text)
+        return found.span() if found else None
+    own, there = [word for word, _ in words(name)], words(text)
+    if len(own) < 2 or not all(word[0].isupper() or word.lower() in SMALL for word in own):
+        return None
+    acronyms = {"".join(word[0] for word in own).upper(), "".join(word[0] for word in own if word.lower() not in SMALL)}
+    for word, place in there:
+        if len(word) >= 3 and word.isupper() and word in acronyms:
+            return place
+    for (a, first), (b, second) in pairwise(there):
+        if _cited(own, a, b) or _cited(own, b, a):
+            return first[0], second[1]
+    return None
+
+
+def partly(name: str, text: str) -> tuple[int, int] | None:
+    """Where a person is called by the family name alone, or by a long name's first words; with no other capitalised word beside it."""
+    own, there = [word for word, _ in words(name)], words(text)
+    if len(own) < 2 or not all(word[0].isupper() or word.lower() in SMALL for word in own):
+        return None
+    parts = [own[:-1]] if len(own) >= 3 and own[-2].lower() not in SMALL else []
+    parts += [own[-1:]] if len(own[-1]) >= FAMILY else []
+    for part in parts:
+        for at in range(len(there) - len(part) + 1):
+            window = there[at : at + len(part)]
+            if all(same(a, b) and b[0].isupper() for a, (b, _) in zip(part, window, strict=True)) and not _beside(text, window[0][1][0], window[-1][1][1]):
+                return window[0][1][0], window[-1][1][1]
+    return None
+
+
+def _cited(own: Sequence[str], initials: str, family: str) -> bool:
+    given = "".join(word[0] for word in own[:-1])
+    return len(initials) >= 2 and INITIALS.fullmatch(initials) is not None and given.startswith(initials) and family[0].isupper() and same(own[-1], family)
+
+
+def _beside(text: str, start: int, end: int) -> bool:
+    """Whether another capitalised word or a number stands right beside; the first word of a sentence has a capital anyway."""
+    before = re.search(r"(?<=[^\s.:!?] )[A-Z]\S* $", text[:start])
+    return before is not None or re.match(r"[ -](?:[A-Z]|\d)", text[end:]) is not None

@@ -1,0 +1,36 @@
+"""Words of names: where they stand, and when two are spellings of one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+SMALL = frozenset("the a an of and in on for de la le el von van der du al".split())
+LETTERS = {"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "&": "and"}
+UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
+WHOLE = {
+    "st": "saint", "mt": "mount", "ft": "fort", "jr": "junior", "sr": "senior", "univ": "university", "bros": "brothers", "co": "company", "corp": "corporation",
+    "inc": "incorporated", "ltd": "limited", "dept": "department", "intl": "international", "natl": "national", "assn": "association", "govt": "government",
+}  # fmt: skip
+"""What abbreviations stand for."""
+
+
+@lru_cache(maxsize=4096)
+def words(text: str) -> tuple[tuple[str, tuple[int, int]], ...]:
+    """Words with their places; apostrophes belong to a word, a possessive's does not."""
+    return tuple((found.group(), found.span()) for found in re.finditer(r"\w+(?:['’](?!s\b)\w+)*", text))
+
+
+@lru_cache(maxsize=65536)
+def plain(word: str, written_out: bool = False) -> str:
+    """A word without case, accents and apostrophes, umlauts bare or `written_out`; an abbreviation in full."""
+    letters = LETTERS | UMLAUTS if written_out else LETTERS
+    spelt = "".join(letters.get(c, c) for c in word.lower() if c not in "'’")
+    bare = "".join(c for c in unicodedata.normalize("NFKD", spelt) if not unicodedata.combining(c))
+    return WHOLE.get(bare, bare)
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two words are spellings of one: accents apart, an umlaut written out or not, an abbreviation or not."""
+    return plain(a) == plain(b) or plain(a, True) == plain(b, True) or plain(a, True) == plain(b) or plain(a) == plain(b, True)
