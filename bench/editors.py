@@ -117,7 +117,8 @@ def table(
     cases = counterfact_cases(model, counterfact, count, seed) if counterfact else own_cases(model, facts, count, seed)
     board, many = Board(model, cases), prose(texts)
     plain = {"method": "unedited", "cases": missing[0]["cases"], "facts": count, "seed": seed, **shares(board.count(cases))}
-    result["rows"] = kept(result["rows"], plain | {"texts": len(many)} | ({"perplexity": round(perplexity(model, many), 4)} if many else {}))
+    if not any(row["method"] == "unedited" and (row["cases"], row["seed"]) == (plain["cases"], seed) and row["facts"] >= count for row in result["rows"]):
+        result["rows"] = kept(result["rows"], plain | {"texts": len(many)} | ({"perplexity": round(perplexity(model, many), 4)} if many else {}))
     for about in missing:
         started = time.perf_counter()
         store = values / f"{about['cases']}-{about['mode']}.db" if values and about["method"] in VALUED and about["mode"] != "sequential" else None

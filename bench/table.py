@@ -71,22 +71,41 @@ def rephrase() -> str:
     )
 
 
+ASKED = ("efficacy", "generalization", "Subject_Aliasing", "neighborhood", "Relation_Specificity", "Forgetfulness", "distractor", "unrelated")
+RIVALS = ("hybrid", "counterfactual", "ike", "rag", "cosine", "serac")
+"""Methods with a memory, in the order of the table; the editors follow."""
+
+
 def evaluations() -> str:
-    """`hybrid eval` on public formats, whatever results there are."""
-    columns = ("efficacy", "generalization", "Subject_Aliasing", "neighborhood", "Relation_Specificity", "Forgetfulness", "distractor", "unrelated")
-    rows = []
+    """`hybrid eval` on public formats, whatever results there are: a table for each file, with all its methods."""
+    files: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("eval-*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        found = result["scores"] | {name: row.get("locality", row.get("portability")) for name, row in result["slices"].items()}
-        cells = [percent(found[name]) if found.get(name) is not None else "-" for name in columns]
-        rows.append(f"| {Path(result['settings']['file']).stem} | {result['method']} | {result['records']} | {' | '.join(cells)} |")
+        result = load(path.name)
+        files.setdefault(Path(result["settings"]["file"]).stem, []).append(result)
     head = (
         "`hybrid eval`, free generation, all edits of a file loaded together (`--seed 7`); efficacy, generalization and Subject_Aliasing count answers that give the "
-        "new target, the others answers identical to those without memory. KnowEdit files hold several edits of one subject that contradict each other, and queries "
-        "for the edited fact itself among those that should not change."
+        "new target, the others answers identical to those without memory. `ike` and `rag` put facts before every query, whatever it asks. KnowEdit files hold several "
+        "edits of one subject that contradict each other, and queries for the edited fact itself among those that should not change."
     )
-    names = " | ".join(name.replace("_", " ") for name in columns)
-    return "\n".join([head, "", f"| file | method | records | {names} |", f"|---|---|---|{'---|' * len(columns)}", *rows])
+    return "\n\n".join([head, *(evaluated(name, results) for name, results in sorted(files.items()))])
+
+
+def evaluated(file: str, results: list[dict[str, Any]]) -> str:
+    """The table of one file: the memory first, then its rivals, then the editors; columns that no method has are left out."""
+
+    def place(result: dict[str, Any]) -> tuple[bool, int, str, int]:
+        method = result["method"].partition(",")[0]
+        return method not in RIVALS, RIVALS.index(method) if method in RIVALS else 0, method, int(result["settings"]["loads"] or 0)
+
+    found = [r["scores"] | {name: row.get("locality", row.get("portability")) for name, row in r["slices"].items()} for r in sorted(results, key=place)]
+    columns = [name for name in ASKED if any(scores.get(name) is not None for scores in found)]
+    lines = [f"| {file} | records | {' | '.join(name.replace('_', ' ') for name in columns)} |", f"|---|{'---|' * (len(columns) + 1)}"]
+    for result, scores in zip(sorted(results, key=place), found, strict=True):
+        loads = result["settings"]["loads"]
+        about = result["method"].partition(",")[0] + (f", {int(loads):,} further facts" if loads else "")
+        cells = [percent(scores[name]) if scores.get(name) is not None else "" for name in columns]
+        lines.append(f"| {about} | {result['records']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def insert() -> str:
