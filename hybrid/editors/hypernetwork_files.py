@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "pretrained"
 WEIGHTS, MANIFEST = "hypernetwork.safetensors", "hypernetwork.json"
+LARGE = 1 << 16
+"""Entries from which a matrix becomes float16 where half the size is wanted. Learning rates, means and deviations are few, and span many sizes."""
 
 
 def default_folder(method: str, model: LanguageModel) -> Path:
@@ -25,7 +28,12 @@ def default_folder(method: str, model: LanguageModel) -> Path:
     return statistics_folder(model.identity.weights_hash) / method
 
 
-def save(folder: Path, method: str, model: LanguageModel, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+def compacted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Large matrices in float16, the rest as it is."""
+    return {name: tensor.half() if tensor.numel() >= LARGE else tensor for name, tensor in tensors.items()}
+
+
+def save(folder: Path, method: str, model: LanguageModel, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
     """Write weights, then the manifest that knows their sha256 and the model's."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{WEIGHTS}.partial"
