@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybrid.model import LanguageModel
 
 SHIPPED = Path(__file__).parent / "pretrained"
+"""Networks for pocket, trained by `hybrid train` on what it was taught, less the subjects that `bench/editors.py` edits."""
 WEIGHTS, MANIFEST = "hypernetwork.safetensors", "hypernetwork.json"
 LARGE = 1 << 16
 """Entries from which a matrix becomes float16 where half the size is wanted. Learning rates, means and deviations are few, and span many sizes."""
@@ -26,6 +27,12 @@ LARGE = 1 << 16
 def default_folder(method: str, model: LanguageModel) -> Path:
     """Where a network goes unless told otherwise: beside what else was measured of the model."""
     return statistics_folder(model.identity.weights_hash) / method
+
+
+def ships(method: str, weights_hash: str) -> bool:
+    """Whether a network for these weights comes with the package."""
+    manifest = SHIPPED / method / MANIFEST
+    return manifest.exists() and bool(json.loads(manifest.read_text(encoding="utf-8"))["model"]["weights_hash"] == weights_hash)
 
 
 def compacted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +66,7 @@ def load(method: str, model: LanguageModel, given: str | None) -> tuple[dict[str
     train = f"hybrid train {method} --facts FILE --model {model.name}"
     wanted = model.identity.weights_hash
     folder = Path(given) if given is not None else default_folder(method, model)
-    if given is None and not (folder / MANIFEST).exists() and (SHIPPED / method / MANIFEST).exists():
+    if given is None and not (folder / MANIFEST).exists() and ships(method, wanted):
         folder = SHIPPED / method
     if not (folder / MANIFEST).exists():
         raise NotFound(f"{method} needs a network trained for {model.name}, and there is none in {folder}; make one: {train}")
