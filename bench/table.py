@@ -176,6 +176,32 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
+def shapes() -> str:
+    """ROME and MEMIT on models of real shapes, and what deciding adds to their answers."""
+    result = load("shapes.json")
+    head = (
+        f"ROME and MEMIT of {result['facts']} facts on models of real shapes with random weights (`bench/shapes.py`, {result['cases'][0]['device']}); the peak includes the "
+        "loaded weights, which are bit-identical after each edit. Statistics are of a short text, and measured once a model."
+    )
+    lines = ["| model | parameters | method | seconds | seconds a fact | peak GB | statistics, seconds |", "|---|---|---|---|---|---|---|"]
+    for row in result["cases"]:
+        edit, moments = row["edit"], row["statistics"]
+        lines.append(
+            f"| {row['case']} | {row['parameters'] / 1e6:,.0f}M | {row['method']} | {edit['seconds']:.0f} | {edit['seconds_per_fact']:.1f} | "
+            f"{edit['peak_mib'] * 2**20 / 1e9:.1f} | {moments['seconds']:.0f} ({moments['tokens']:,} tokens, {moments['layers']} layers) |"
+        )
+    return "\n\n".join([head, "\n".join(lines), *(decided(case, row) for case, row in result["routing"].items())])
+
+
+def decided(case: str, row: dict[str, Any]) -> str:
+    """What an answer costs more where no fact governs."""
+    parts = [f"{kind} queries {row[kind]['route_ms']:.0f} ms ({percent(row[kind]['share_of_answer'])})" for kind in ("unrelated", "neighbours")]
+    return (
+        f"Deciding, with {row['facts']:,} facts in the store, that none governs takes {' and '.join(parts)} of an answer of {row['answer_tokens']} tokens by {case} "
+        f"({row['answer_ms'] / 1000:.1f} s; goal 5%)."
+    )
+
+
 def speed() -> str:
     """MEMIT against the transcription of its equations."""
     result = load("speed.json")
@@ -193,7 +219,9 @@ def main(check: bool) -> None:
     """Update the README's results."""
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    body = "\n\n".join([pocket(), scope(), rephrase(), evaluations(), insert(), editors(), speed()])
+    body = "\n\n".join(
+        [pocket(), scope(), rephrase(), evaluations(), insert(), editors(), speed(), *([shapes()] if (RESULTS / "shapes.json").exists() else [])]
+    )
     new = MARK.sub(lambda match: f"{match[1]}{body}\n{match[2]}", old)
     if check:
         sys.exit(old != new)
