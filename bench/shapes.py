@@ -16,12 +16,12 @@ import os
 import platform
 import random
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,36 +257,42 @@ def main(
         stage, folder = inside[0], Path(inside[1])
         click.echo(json.dumps(run_stage(stage, folder, only[0], methods[0], device, facts, texts, stored)))
         return
-    rows: list[dict[str, Any]] = []
-    decided: dict[str, Any] = {}
-    for case in only or USUAL:
+    cases = only or tuple(USUAL)
+    given = ["--device", device, "--facts", str(facts), "--texts", str(texts), "--stored", str(stored)]
+    made = earlier(out, cases, " ".join(["python bench/shapes.py", *(f"--only {case}" for case in cases), *given]))
+    for case in cases:
         with tempfile.TemporaryDirectory() as name:
-            given = ["--only", case, "--device", device, "--facts", str(facts), "--texts", str(texts), "--stored", str(stored)]
+
+            def stage_of(method: str, stage: str, case: str = case, folder: Path = Path(name)) -> dict[str, Any]:
+                cache = folder / (stage if stage == "routing" else method)
+                return alone(["--only", case, *given, "--method", method, "--inside", stage, str(folder / "model")], cache)
+
             for number, method in enumerate(methods):
-                row: dict[str, Any] = {"case": case, "method": method}
+                row: dict[str, Any] = {"case": case, "method": method, "facts": facts}
                 for stage in ("statistics", "edit") if number else ("build", "statistics", "edit"):
-                    row |= alone([*given, "--method", method, "--inside", stage, str(Path(name) / "model")], Path(name) / method)
+                    row |= stage_of(method, stage)
                     if "error" in row:
                         break
                 click.echo(json.dumps(row), err=True)
-                rows.append(row)
-                write(out, result(facts, rows, decided), echo=False)  # a long run that ends early leaves what was measured
-            decided[case] = alone([*given, "--method", methods[0], "--inside", "routing", str(Path(name) / "model")], Path(name) / "routing")
-            click.echo(json.dumps(decided[case]), err=True)
-    write(out, result(facts, rows, decided))
-    if any("error" in row or not row["weights_bit_identical"] for row in rows) or any("error" in row for row in decided.values()):
+                made["cases"].append(row)
+                write(out, made, echo=False)  # a long run that ends early leaves what was measured
+            made["routing"][case] = stage_of(methods[0], "routing")
+            click.echo(json.dumps(made["routing"][case]), err=True)
+    write(out, made)
+    mine = [row for row in made["cases"] if row["case"] in cases]
+    if any("error" in row or not row["weights_bit_identical"] for row in mine) or any("error" in made["routing"][case] for case in cases):
         sys.exit(1)
 
 
-def result(facts: int, rows: list[dict[str, Any]], decided: dict[str, Any]) -> dict[str, Any]:
-    """What is written."""
+def earlier(out: Path | None, cases: Sequence[str], command: str) -> dict[str, Any]:
+    """What a file has of other cases, to which these are added."""
+    old: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {"command": "", "cases": [], "routing": {}}
     return {
-        "command": "python bench/shapes.py " + shlex.join(sys.argv[1:]),
+        "command": " && ".join(part for part in (old["command"], command) if part),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "facts": facts,
         "weights": "random",
-        "cases": rows,
-        "routing": decided,
+        "cases": [row for row in old["cases"] if row["case"] not in cases],
+        "routing": {case: row for case, row in old["routing"].items() if case not in cases},
     }
 
 

@@ -180,14 +180,14 @@ def shapes() -> str:
     """ROME and MEMIT on models of real shapes, and what deciding adds to their answers."""
     result = load("shapes.json")
     head = (
-        f"ROME and MEMIT of {result['facts']} facts on models of real shapes with random weights (`bench/shapes.py`, {result['cases'][0]['device']}); the peak includes the "
+        f"ROME and MEMIT on models of real shapes with random weights (`bench/shapes.py`, {result['cases'][0]['device']}); the peak includes the "
         "loaded weights, which are bit-identical after each edit. Statistics are of a short text, and measured once a model."
     )
-    lines = ["| model | parameters | method | seconds | seconds a fact | peak GB | statistics, seconds |", "|---|---|---|---|---|---|---|"]
+    lines = ["| model | parameters | method | facts | seconds | seconds a fact | peak GB | statistics, seconds |", "|---|---|---|---|---|---|---|---|"]
     for row in result["cases"]:
         edit, moments = row["edit"], row["statistics"]
         lines.append(
-            f"| {row['case']} | {row['parameters'] / 1e6:,.0f}M | {row['method']} | {edit['seconds']:.0f} | {edit['seconds_per_fact']:.1f} | "
+            f"| {row['case']} | {row['parameters'] / 1e6:,.0f}M | {row['method']} | {row['facts']} | {edit['seconds']:.0f} | {edit['seconds_per_fact']:.1f} | "
             f"{edit['peak_mib'] * 2**20 / 1e9:.1f} | {moments['seconds']:.0f} ({moments['tokens']:,} tokens, {moments['layers']} layers) |"
         )
     return "\n\n".join([head, "\n".join(lines), *(decided(case, row) for case, row in result["routing"].items())])
