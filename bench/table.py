@@ -84,7 +84,8 @@ def evaluations() -> str:
         files.setdefault(Path(result["settings"]["file"]).stem, []).append(result)
     head = (
         "`hybrid eval`, free generation, all edits of a file loaded together (`--seed 7`); efficacy, generalization and Subject_Aliasing count answers that give the "
-        "new target, the others answers identical to those without memory. `ike` and `rag` put facts before every query, whatever it asks. KnowEdit files hold several "
+        "new target, the others answers identical to those without memory. `ike` and `rag` put facts before every query, whatever it asks; where there are 200 records, "
+        "they are among the 400. KnowEdit files hold several "
         "edits of one subject that contradict each other, and queries for the edited fact itself among those that should not change."
     )
     return "\n\n".join([head, *(evaluated(name, results) for name, results in sorted(files.items()))])
