@@ -157,14 +157,15 @@ def test_other_peoples_networks_are_refused(model: LanguageModel, tmp_path: Path
         edit(model, FACTS[:1], "mend")
 
 
-def test_pockets_network_ships_and_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["mend", "ke"])
+def test_pockets_networks_ship_and_edit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path))
     pocket = LanguageModel(device="cpu")
     wanted = {"Norway": "Lisbon", "Kenya": "Madrid", "Peru": "Vienna", "Japan": "Cairo"}
     before, right = answers(pocket, [f"What is the capital of {country}?" for country in wanted]), 0
     for country, city in wanted.items():
         fact = Fact(id="", subject=country, relation="capital", prompt="The capital of {} is", target_new=city)
-        with applied(pocket, edit(pocket, [fact], "mend")):
+        with applied(pocket, edit(pocket, [fact], method)):
             said = answers(pocket, [fact.cloze, f"What is the capital of {country}?"])
         assert said[0] == city
         right += said[1] == city
