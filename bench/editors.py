@@ -102,7 +102,7 @@ def table(
     if out is not None and out.exists():
         old = json.loads(out.read_text(encoding="utf-8"))
         if (old.get("model") or {}).get("weights_hash") == identity["weights_hash"]:
-            result["rows"] = old["rows"]
+            result |= {key: old[key] for key in ("note", "rows") if key in old}
     result |= {"peak": PEAK, "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     missing = []
     for mode, count in (("single", single), ("batch", batch), ("sequential", sequential)):
