@@ -102,7 +102,7 @@ def table(
     if out is not None and out.exists():
         old = json.loads(out.read_text(encoding="utf-8"))
         if (old.get("model") or {}).get("weights_hash") == identity["weights_hash"]:
-            result["rows"] = old["rows"]
+            result |= {key: old[key] for key in ("note", "rows") if key in old}
     result |= {"peak": PEAK, "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     missing = []
     for mode, count in (("single", single), ("batch", batch), ("sequential", sequential)):
@@ -117,7 +117,8 @@ def table(
     cases = counterfact_cases(model, counterfact, count, seed) if counterfact else own_cases(model, facts, count, seed)
     board, many = Board(model, cases), prose(texts)
     plain = {"method": "unedited", "cases": missing[0]["cases"], "facts": count, "seed": seed, **shares(board.count(cases))}
-    result["rows"] = kept(result["rows"], plain | {"texts": len(many)} | ({"perplexity": round(perplexity(model, many), 4)} if many else {}))
+    if not any(row["method"] == "unedited" and (row["cases"], row["seed"]) == (plain["cases"], seed) and row["facts"] >= count for row in result["rows"]):
+        result["rows"] = kept(result["rows"], plain | {"texts": len(many)} | ({"perplexity": round(perplexity(model, many), 4)} if many else {}))
     for about in missing:
         started = time.perf_counter()
         store = values / f"{about['cases']}-{about['mode']}.db" if values and about["method"] in VALUED and about["mode"] != "sequential" else None

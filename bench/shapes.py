@@ -1,4 +1,5 @@
-"""ROME and MEMIT on models of real shapes with random weights: seconds and peak memory of loading, statistics and editing.
+"""ROME and MEMIT on models of real shapes with random weights: seconds and peak memory of loading, statistics and editing; and what deciding that no fact
+governs a query adds to an answer of theirs.
 
     python bench/shapes.py --out bench/results/shapes.json
     python bench/shapes.py --only llama-7b-bfloat16 --device cuda
@@ -15,11 +16,12 @@ import os
 import platform
 import random
 import resource
-import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 CASES = [f"{shape}-{dtype}" for shape in SHAPES for dtype in ("float32", "bfloat16")]
 USUAL = [case for case in CASES if not case.startswith("llama-7b")]
 METHODS = ("rome", "memit")
+ANSWER = 16
+"""Tokens of the answer that deciding is compared with."""
 RIDGE = 0.01
 """Added to the diagonal of a second moment, as a part of its mean; without it, fewer tokens than dimensions leave it singular."""
 
@@ -183,6 +187,47 @@ def measure_edit(folder: Path, dtype: str, method: str, device: str, facts: int)
     }
 
 
+def measure_routing(folder: Path, dtype: str, device: str, facts: int) -> dict[str, Any]:
+    """Milliseconds of deciding on queries that no fact of a store governs, and their share of an answer by this model.
+
+    Queries: texts about nothing in the store, and questions for the stored relations of subjects that are not in it.
+    """
+    from hybrid.evaluation.run import invented, unrelated_texts
+    from hybrid.lexicon import fill, find
+    from hybrid.memory import HybridMemory
+    from hybrid.model import Prompt
+    from hybrid.prompts import query_text
+
+    stored = invented(2 * facts, set())
+    rng = random.Random(2)
+    others = [(relation, request.subject) for request in rng.sample(stored[facts:], 30) if (relation := find(request.relation))]
+    asked = {"unrelated": unrelated_texts()[:30], "neighbours": [fill(rng.choice(relation.questions), subject) for relation, subject in others]}
+    memory = HybridMemory(folder.parent / f"store-{dtype}", model=str(folder), author="bench", device=device)
+    memory.model = model = load(folder, dtype, device)[0]
+    list(memory.add_facts(stored[:facts]))
+    memory.route(asked["unrelated"][0])  # opens what is opened once
+    found: dict[str, Any] = {"facts": facts, "answer_tokens": ANSWER}
+    seconds = []
+    for number, query in enumerate(asked["neighbours"][:4]):
+        started = time.perf_counter()
+        scorer = model.scorer(model.encode(Prompt(query_text(query))))
+        for _ in range(ANSWER):
+            scorer.take(int(scorer.next().argmax()))
+        seconds += [time.perf_counter() - started] if number else []  # the first one reads weights that are only mapped until then
+    found["answer_ms"] = round(1000 * statistics.median(seconds), 1)
+    for kind, queries in asked.items():
+        spent, fired = [], 0
+        for query in queries:
+            started = time.perf_counter()
+            decision = memory.route(query)
+            spent.append(time.perf_counter() - started)
+            fired += bool(decision.governing)
+        made = 1000 * statistics.median(spent)
+        found[kind] = {"queries": len(queries), "fired": fired, "route_ms": round(made, 1), "share_of_answer": round(made / found["answer_ms"], 4)}
+    memory.close()
+    return found
+
+
 def alone(arguments: list[str], cache: Path) -> dict[str, Any]:
     """This script in a new process; what it prints, or how it ended. This one stays small: a peak is inherited from who starts a process."""
     cache.mkdir(exist_ok=True)
@@ -202,45 +247,65 @@ def alone(arguments: list[str], cache: Path) -> dict[str, Any]:
 @click.option("--device", default="cpu", show_default=True, help="Where the models run, such as cuda.")
 @click.option("--facts", default=10, show_default=True, type=click.IntRange(1), help="How many are edited.")
 @click.option("--texts", default=300, show_default=True, type=click.IntRange(1), help="How many texts the statistics are measured on.")
+@click.option("--stored", default=1000, show_default=True, type=click.IntRange(30), help="Facts in the store that decides on queries.")
 @click.option("--inside", nargs=2, hidden=True, help="A stage and a model's folder: what the processes of the cases run.")
-def main(out: Path | None, only: tuple[str, ...], methods: tuple[str, ...], device: str, facts: int, texts: int, inside: tuple[str, str] | None) -> None:
+def main(
+    out: Path | None, only: tuple[str, ...], methods: tuple[str, ...], device: str, facts: int, texts: int, stored: int, inside: tuple[str, str] | None,
+) -> None:  # fmt: skip
     """Time and weigh edits of models of real shapes."""
     if inside:
         stage, folder = inside[0], Path(inside[1])
-        click.echo(json.dumps(run_stage(stage, folder, only[0], methods[0], device, facts, texts)))
+        click.echo(json.dumps(run_stage(stage, folder, only[0], methods[0], device, facts, texts, stored)))
         return
-    rows: list[dict[str, Any]] = []
-    for case in only or USUAL:
+    cases = only or tuple(USUAL)
+    given = ["--device", device, "--facts", str(facts), "--texts", str(texts), "--stored", str(stored)]
+    made = earlier(out, cases, " ".join(["python bench/shapes.py", *(f"--only {case}" for case in cases), *given]))
+    for case in cases:
         with tempfile.TemporaryDirectory() as name:
-            given = ["--only", case, "--device", device, "--facts", str(facts), "--texts", str(texts)]
+
+            def stage_of(method: str, stage: str, case: str = case, folder: Path = Path(name)) -> dict[str, Any]:
+                cache = folder / (stage if stage == "routing" else method)
+                return alone(["--only", case, *given, "--method", method, "--inside", stage, str(folder / "model")], cache)
+
             for number, method in enumerate(methods):
-                row: dict[str, Any] = {"case": case, "method": method}
+                row: dict[str, Any] = {"case": case, "method": method, "facts": facts}
                 for stage in ("statistics", "edit") if number else ("build", "statistics", "edit"):
-                    row |= alone([*given, "--method", method, "--inside", stage, str(Path(name) / "model")], Path(name) / method)
+                    row |= stage_of(method, stage)
                     if "error" in row:
                         break
                 click.echo(json.dumps(row), err=True)
-                rows.append(row)
-    result = {
-        "command": "python bench/shapes.py " + shlex.join(sys.argv[1:]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "facts": facts,
-        "weights": "random",
-        "cases": rows,
-    }
-    write(out, result)
-    if any("error" in row or not row["weights_bit_identical"] for row in rows):
+                made["cases"].append(row)
+                write(out, made, echo=False)  # a long run that ends early leaves what was measured
+            made["routing"][case] = stage_of(methods[0], "routing")
+            click.echo(json.dumps(made["routing"][case]), err=True)
+    write(out, made)
+    mine = [row for row in made["cases"] if row["case"] in cases]
+    if any("error" in row or not row["weights_bit_identical"] for row in mine) or any("error" in made["routing"][case] for case in cases):
         sys.exit(1)
 
 
-def run_stage(stage: str, folder: Path, case: str, method: str, device: str, facts: int, texts: int) -> dict[str, Any]:
-    """What one process does: "build", "statistics" or "edit"."""
+def earlier(out: Path | None, cases: Sequence[str], command: str) -> dict[str, Any]:
+    """What a file has of other cases, to which these are added."""
+    old: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {"command": "", "cases": [], "routing": {}}
+    return {
+        "command": " && ".join(part for part in (old["command"], command) if part),
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "weights": "random",
+        "cases": [row for row in old["cases"] if row["case"] not in cases],
+        "routing": {case: row for case, row in old["routing"].items() if case not in cases},
+    }
+
+
+def run_stage(stage: str, folder: Path, case: str, method: str, device: str, facts: int, texts: int, stored: int) -> dict[str, Any]:
+    """What one process does: "build", "statistics", "edit" or "routing"."""
     dtype = case.rpartition("-")[2]
     if stage == "build":
         build(case, folder)
         return {}
     if stage == "statistics":
         return measure_statistics(folder, dtype, method, device, texts)
+    if stage == "routing":
+        return measure_routing(folder, dtype, device, stored)
     return measure_edit(folder, dtype, method, device, facts)
 
 

@@ -80,13 +80,15 @@ class Advice:
     """Others that the measurement does not separate from it."""
     fastest: Row | None = None
     """Of these and the best, if it is another than the best and takes half the time at most."""
+    longer: Row | None = None
+    """The best of those that were measured with twice as many facts or more, if the damage of each adds up with the next."""
     others: tuple[Row, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
             "workload": self.workload, "method": self.best and self.best.method, "alike": [row.method for row in self.alike],
-            "fastest": self.fastest and self.fastest.method,
+            "fastest": self.fastest and self.fastest.method, "longer": self.longer and self.longer.method,
             "rows": [asdict(row) | {"score": round(row.score, 4)} for row in (*([self.best] if self.best else []), *self.alike, *self.others)],
         }  # fmt: skip
 
@@ -149,7 +151,8 @@ def advise(rows: Iterable[Row]) -> list[Advice]:
         ]
         timed = [row for row in alike if row.seconds is not None and best.seconds is not None and row.seconds <= best.seconds / 2]
         fastest = min(timed, key=lambda row: (row.seconds, row.method), default=None)
-        made.append(Advice(workload, best, tuple(alike), fastest, tuple(row for row in ranked[1:] if row not in alike)))
+        longer = next((row for row in ranked[1:] if mode != "single" and row.facts >= 2 * best.facts), None)
+        made.append(Advice(workload, best, tuple(alike), fastest, longer, tuple(row for row in ranked[1:] if row not in alike)))
     return made
 
 

@@ -136,15 +136,17 @@ def _by_name(cue: str) -> Understood | None:
     if match and text[0].islower():
         return None  # "the door code of the Berlin office" is about a door code, not an office
     folded = text.casefold()
-    names = sorted(named().items(), key=lambda item: -len(item[0]))
-    for name, relation in names:  # "Australia capital", "capital Australia"
-        if folded.endswith((" " + name, ", " + name)):
-            subject = text[: -len(name)].rstrip(" ,")
+    spaces = [match.start() for match in re.finditer(" ", folded)]
+    for at in spaces:  # "Australia capital", "capital Australia": the longest name first
+        relation = named().get(folded[at + 1 :])
+        if relation is not None:
+            subject = text[: at - len(folded)].rstrip(" ,")
             if _could_be_subject(subject):
                 return _of(relation, subject)
-    for name, relation in names:
-        if folded.startswith(name + " ") and text[len(name) + 1 : len(name) + 2].isupper() and _could_be_subject(text[len(name) + 1 :]):
-            return _of(relation, text[len(name) + 1 :])
+    for at in reversed(spaces):
+        relation = named().get(folded[:at])
+        if relation is not None and text[at + 1 : at + 2].isupper() and _could_be_subject(text[at + 1 :]):
+            return _of(relation, text[at + 1 :])
     return None
 
 

@@ -50,6 +50,15 @@ def test_the_shipped_table_is_the_committed_result() -> None:
     assert memit.phrasing == pytest.approx((source["phrasings"] + source["questions"] + source["held-out questions"]) / 3)
 
 
+def test_a_short_stream_does_not_speak_for_a_long_one() -> None:
+    def row(method: str, facts: int, efficacy: float) -> Row:
+        return Row(method=method, mode="sequential", facts=facts, efficacy=efficacy, phrasing=efficacy, locality=0.99)
+
+    stream = advise([row("memit", 20, 1.0), row("ft", 30, 0.9), row("grace", 200, 0.5), row("melo", 100, 0.4)])[2]
+    assert stream.best == row("memit", 20, 1.0) and stream.longer == row("grace", 200, 0.5) and stream.to_dict()["longer"] == "grace"
+    assert advise([row("memit", 20, 1.0), row("ft", 30, 0.9)])[2].longer is None
+
+
 def test_whose_table_it_is(tmp_path: Path) -> None:
     table = read(SHIPPED)
     same = Identity("pocket", "shipped", str(table.weights))

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import main
+from hybrid.editors import locate_and_edit
 from hybrid.evaluation import run as running
 from hybrid.evaluation.journal import Journal
 from hybrid.evaluation.loaders import load
@@ -18,9 +19,10 @@ from hybrid.evaluation.methods import METHODS, Memory
 from hybrid.evaluation.run import Evaluation, Plan, invented
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel
+from hybrid.statistics import collect
 from stores.errors import Conflict
 from tests.benchmark_files import FILES, write
-from tests.conftest import save_causal
+from tests.conftest import ISLES, PORTS, save_causal
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TRAIN = "--set layers=0,1,2 --set steps=30 --set lr=0.05".split()
@@ -230,6 +232,26 @@ def test_an_editor_on_a_small_model(tmp_path: Path, small: Path, mode: str) -> N
     if mode == "batch":
         again = measured(*command, "--resume")
         assert again["scores"] == found["scores"]
+
+
+def test_editors_share_their_values(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Ferry {n} leaves {isle} for {port} at {n * n}.\n" for n, (isle, port) in enumerate(zip(ISLES * 8, PORTS * 8, strict=True))))
+    collect(LanguageModel(str(small), "cpu"), (0, 1), str(text))
+    command = (write(tmp_path, "counterfact-flat", FILES["counterfact-flat"][:1]), *FLAT, "--no-extras", "--model", small, "--device", "cpu")
+    settings = "--set layers=0,1 --set steps=3 --set prefixes=1".split()
+    plain = measured(*command, "--method", "memit", *settings, "--set", "weight=1.0", "--run", tmp_path / "plain")
+    kept = ("--values", tmp_path / "values.db", *settings)
+    made = measured(*command, "--method", "memit", *kept, "--set", "weight=1.0", "--run", tmp_path / "memit")
+    assert made["scores"] == plain["scores"] and made["settings"]["facts"] == 1
+
+    def unwanted(*_: Any, **__: Any) -> None:
+        raise AssertionError("a value that is there was computed again")
+
+    monkeypatch.setattr(locate_and_edit, "optimise_values", unwanted)
+    assert measured(*command, "--method", "emmet", *kept, "--run", tmp_path / "emmet")["settings"]["facts"] == 1
+    refused(1, "ft has no values that could be kept", *command, "--method", "ft", "--values", tmp_path / "values.db", "--run", tmp_path / "ft")
 
 
 def test_the_weights_are_given_back(tmp_path: Path, small: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cli import main
 from hybrid.architecture import Architecture, oriented
-from hybrid.editing import applied, edit
+from hybrid.editing import answers, applied, edit
 from hybrid.editors import hypernetwork_files, meta_training
 from hybrid.editors.examples import Examples, wordings
 from hybrid.editors.fine_tune import Batch, target_losses
@@ -155,6 +155,34 @@ def test_other_peoples_networks_are_refused(model: LanguageModel, tmp_path: Path
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(Corrupt, match="does not match"):
         edit(model, FACTS[:1], "mend")
+
+
+@pytest.mark.parametrize("method", ["mend", "ke"])
+def test_pockets_networks_ship_and_edit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path))
+    pocket = LanguageModel(device="cpu")
+    wanted = {"Norway": "Lisbon", "Kenya": "Madrid", "Peru": "Vienna", "Japan": "Cairo"}
+    before, right = answers(pocket, [f"What is the capital of {country}?" for country in wanted]), 0
+    for country, city in wanted.items():
+        fact = Fact(id="", subject=country, relation="capital", prompt="The capital of {} is", target_new=city)
+        with applied(pocket, edit(pocket, [fact], method)):
+            said = answers(pocket, [fact.cloze, f"What is the capital of {country}?"])
+        assert said[0] == city
+        right += said[1] == city
+    assert right >= 2, "in other words, too"
+    assert answers(pocket, [f"What is the capital of {country}?" for country in wanted]) == before
+    shipped = sum(path.stat().st_size for path in hypernetwork_files.SHIPPED.rglob("*.safetensors"))
+    assert shipped < 8_000_000, "all committed weights together stay under 64 MB"
+
+
+def test_a_compact_network_is_half_the_size_and_edits_alike(model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hypernetwork_files, "LARGE", 100)
+    train("mend", model, FACTS, tmp_path / "whole", 4, SMALL)
+    train("mend", model, FACTS, tmp_path / "compact", 4, SMALL, compact=True)
+    sizes = [(tmp_path / name / hypernetwork_files.WEIGHTS).stat().st_size for name in ("whole", "compact")]
+    assert sizes[1] < 0.65 * sizes[0]
+    whole, compact = (edit(model, FACTS[:1], "mend", weights=str(tmp_path / name)).edits[0]["loss"] for name in ("whole", "compact"))
+    assert compact == pytest.approx(whole, abs=0.02)
 
 
 def test_too_few_facts_are_said(model: LanguageModel, tmp_path: Path) -> None:

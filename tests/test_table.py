@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,3 +48,18 @@ def test_of_a_method_in_a_mode_one_row_is_kept() -> None:
     rows = [{"method": "unedited", "cases": "own"}, {"method": "memit", "cases": "own", "mode": "batch", "facts": 1}]
     rows = kept(kept(rows, {"method": "grace", "cases": "own", "mode": "single"}), {"method": "memit", "cases": "own", "mode": "batch", "facts": 2})
     assert [(row["method"], row.get("facts")) for row in rows] == [("unedited", None), ("grace", None), ("memit", 2)]
+
+
+def test_all_methods_of_a_file_stand_in_one_table() -> None:
+    from table import evaluated
+
+    def result(method: str, loads: str | None = None, **slices: float) -> dict[str, Any]:
+        return {
+            "method": method, "records": 3, "settings": {"file": "x.json", "loads": loads}, "scores": {"efficacy": 1.0},
+            "slices": {name: {"locality": share} for name, share in slices.items()},
+        }  # fmt: skip
+
+    lines = evaluated("x", [result("memit", neighborhood=0.25), result("hybrid", "20000"), result("rag", distractor=0.0), result("hybrid")]).splitlines()
+    assert lines[0] == "| x | records | efficacy | neighborhood | distractor |", "no column without a figure"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| hybrid", "| hybrid, 20,000 further facts", "| rag", "| memit"]
+    assert lines[4].endswith("| 3 | 100.0% |  | 0.0% |") and lines[5].endswith("| 25.0% |  |")

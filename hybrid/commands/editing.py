@@ -201,7 +201,10 @@ def print_advice(model: LanguageModel, files: tuple[Path, ...], as_json: bool) -
             click.echo(f"{'':<10}as good, for all that was measured: {', '.join(row.method for row in each.alike)}")
         if each.fastest:
             click.echo(f"{'':<10}faster: {each.fastest.method}: {figures(each.fastest)}")
-        if each.best.score < GOOD or not each.best.harmless:
+        if each.longer:
+            click.echo(f"{'':<10}over more facts: {each.longer.method}: {figures(each.longer)}")
+        last = each.longer or each.best
+        if last.score < GOOD or not last.harmless:
             click.echo(f"{'':<10}none is good at it; such facts are safe in memory, for other phrasings too: hybrid add-fact")
         needs = EDITORS[each.best.method].needs if each.best.method in EDITORS else "nothing"
         if needs != "nothing" and not own:

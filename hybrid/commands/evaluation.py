@@ -63,6 +63,9 @@ def evaluation() -> None:
 )
 @click.option("--counterfactual-model", default="shipped", show_default=True, help="counterfactual, serac: who reads facts, by name or folder.")
 @click.option("--set", "given", multiple=True, callback=settings, help="Override a setting of an editor: NAME=VALUE; may be repeated.")
+@click.option(
+    "--values", type=click.Path(dir_okay=False, path_type=Path), help="File in which memit, alphaedit and emmet keep their values, for each other's runs, too."
+)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
 @click.option("--probabilities/--no-probabilities", default=True, show_default=True, help="The papers' ES, PS, NS and S, too.")
 @click.option(
@@ -77,7 +80,7 @@ def evaluation() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def run(
     file: Path, form: str, name: str, device: str | None, dtype: str | None, given: dict[str, str], folder: Path | None, resume: bool, out: Path | None,
-    as_json: bool, **options: Any,
+    values: Path | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure one method on one benchmark FILE (JSON, or JSON lines).
 
@@ -96,7 +99,7 @@ def run(
     check_method(options["method"])
     plan = Plan(file=file, format=form, editor=_editor(options["method"], given), **_checked(options))
     model = LanguageModel(name, device, dtype)
-    made = Evaluation(plan, model, folder or _folder(plan, model), resume=resume)
+    made = Evaluation(plan, model, folder or _folder(plan, model), resume=resume, values=values)
     if made.replaced:
         click.echo("an earlier run of the same was thrown away; --resume would have gone on with it", err=True)
     _counts(made)

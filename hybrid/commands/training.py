@@ -46,6 +46,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--first-rate", type=float, help="What the edits' own learning rates begin with; they are learnt.  [default: 1e-4; of ke 0.5]"),
             click.option("--edit-weight", type=float, default=0.1, show_default=True, help="Weight of the edits' loss beside that of what must stay."),
             click.option("--seed", type=int, default=0, show_default=True),
+            click.option("--compact", is_flag=True, help="Write the network's large matrices in float16, at half the size."),
         ]
     ):
         command = option(command)
@@ -53,8 +54,9 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def run(
-    method: str, model: LanguageModel, file: Any, form: str, limit: int | None, out: Path | None, steps: int, layers: str | None, as_json: bool, **given: Any
-) -> None:
+    method: str, model: LanguageModel, file: Any, form: str, limit: int | None, out: Path | None, steps: int, layers: str | None, compact: bool,
+    as_json: bool, **given: Any,
+) -> None:  # fmt: skip
     """Train, and say what came of it."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hybrid.editors").setLevel(logging.INFO)
@@ -69,7 +71,7 @@ def run(
     requests = read_requests(file, form, limit)
     folder = out or default_folder(method, model)
     try:
-        about = train_network(method, model, requests, folder, steps, Training(layers=blocks, **given))
+        about = train_network(method, model, requests, folder, steps, Training(layers=blocks, **given), compact=compact)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if as_json:

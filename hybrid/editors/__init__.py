@@ -55,8 +55,10 @@ EDITORS = {
     "kn": Entry(
         "hybrid.editors.knowledge_neurons:KnowledgeNeurons", "Dai et al. 2022, arXiv:2104.08696", "value slots of the neurons that express a fact", "nothing"
     ),
-    "mend": Entry("hybrid.editors.mend:Mend", "Mitchell et al. 2022, arXiv:2110.11309", "a trained network edits gradients", "hybrid train mend"),
-    "ke": Entry("hybrid.editors.ke:Ke", "De Cao et al. 2021, arXiv:2104.08164", "a trained network scales gradients", "hybrid train ke"),
+    "mend": Entry(
+        "hybrid.editors.mend:Mend", "Mitchell et al. 2022, arXiv:2110.11309", "a trained network edits gradients", "hybrid train mend; pocket's ships"
+    ),
+    "ke": Entry("hybrid.editors.ke:Ke", "De Cao et al. 2021, arXiv:2104.08164", "a trained network scales gradients", "hybrid train ke; pocket's ships"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from hybrid.model import LanguageModel
 
 SHIPPED = Path(__file__).parent / "pretrained"
+"""Networks for pocket, trained by `hybrid train` on what it was taught, less the subjects that `bench/editors.py` edits."""
 WEIGHTS, MANIFEST = "hypernetwork.safetensors", "hypernetwork.json"
+LARGE = 1 << 16
+"""Entries from which a matrix becomes float16 where half the size is wanted. Learning rates, means and deviations are few, and span many sizes."""
 
 
 def default_folder(method: str, model: LanguageModel) -> Path:
@@ -25,7 +29,18 @@ def default_folder(method: str, model: LanguageModel) -> Path:
     return statistics_folder(model.identity.weights_hash) / method
 
 
-def save(folder: Path, method: str, model: LanguageModel, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+def ships(method: str, weights_hash: str) -> bool:
+    """Whether a network for these weights comes with the package."""
+    manifest = SHIPPED / method / MANIFEST
+    return manifest.exists() and bool(json.loads(manifest.read_text(encoding="utf-8"))["model"]["weights_hash"] == weights_hash)
+
+
+def compacted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Large matrices in float16, the rest as it is."""
+    return {name: tensor.half() if tensor.numel() >= LARGE else tensor for name, tensor in tensors.items()}
+
+
+def save(folder: Path, method: str, model: LanguageModel, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
     """Write weights, then the manifest that knows their sha256 and the model's."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{WEIGHTS}.partial"
@@ -51,7 +66,7 @@ def load(method: str, model: LanguageModel, given: str | None) -> tuple[dict[str
     train = f"hybrid train {method} --facts FILE --model {model.name}"
     wanted = model.identity.weights_hash
     folder = Path(given) if given is not None else default_folder(method, model)
-    if given is None and not (folder / MANIFEST).exists() and (SHIPPED / method / MANIFEST).exists():
+    if given is None and not (folder / MANIFEST).exists() and ships(method, wanted):
         folder = SHIPPED / method
     if not (folder / MANIFEST).exists():
         raise NotFound(f"{method} needs a network trained for {model.name}, and there is none in {folder}; make one: {train}")

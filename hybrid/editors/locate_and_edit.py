@@ -27,6 +27,8 @@ from stores.values import StoredValue, ValueStore, content_key
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
 
+KEPT_TOGETHER = 100
+"""Values that are optimised and stored at once, so that an interruption does not lose many."""
 Solve = Callable[[Tensor, Tensor, Covariance], tuple[Tensor, Tensor]]
 """(residual (d_out, n), keys (d_in, n), covariance) -> factors."""
 
@@ -83,15 +85,16 @@ class Run:
         return keys, self.cache.get(keys)
 
     def values(self) -> Values:
-        """Values at the last of the layers; with a cache, only those that it does not hold are computed."""
+        """Values at the last of the layers; with a cache, only those that it does not hold are computed, and kept some by some."""
         if self.cache is None:
             return self.optimise(self.requests)
         missing = [n for n, key in enumerate(self.keys) if key not in self.known]
-        if missing:
-            made = self.optimise([self.requests[n] for n in missing])
+        for start in range(0, len(missing), KEPT_TOGETHER):
+            part = missing[start : start + KEPT_TOGETHER]
+            made = self.optimise([self.requests[n] for n in part])
             rows = zip(made.targets.numpy(), made.losses.tolist(), made.steps.tolist(), strict=True)
-            self.known |= dict(zip([self.keys[n] for n in missing], (StoredValue(*row) for row in rows), strict=True))
-            self.cache.put((self.keys[n], self.known[self.keys[n]]) for n in missing)
+            self.known |= dict(zip([self.keys[n] for n in part], (StoredValue(*row) for row in rows), strict=True))
+            self.cache.put((self.keys[n], self.known[self.keys[n]]) for n in part)
         found = [self.known[key] for key in self.keys]
         return Values(torch.from_numpy(np.stack([v.target for v in found])), torch.tensor([v.loss for v in found]), torch.tensor([v.steps for v in found]))
 

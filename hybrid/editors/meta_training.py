@@ -27,7 +27,7 @@ from hybrid.editors.examples import Example, Examples
 from hybrid.editors.fine_tune import Batch, losses_of, target_scores
 from hybrid.editors.gradients import changed_by, feed_forward_modules, token_gradients
 from hybrid.editors.hypernetwork import build
-from hybrid.editors.hypernetwork_files import save
+from hybrid.editors.hypernetwork_files import compacted, save
 from stores.errors import Conflict, HybridError
 from stores.records import Fact
 
@@ -177,13 +177,16 @@ class Trainer:
         return int(about["step"])
 
 
-def train(method: str, model: LanguageModel, facts: Sequence[Fact], out: Path, steps: int, settings: Training, *, every: float = 60.0) -> dict[str, Any]:
+def train(
+    method: str, model: LanguageModel, facts: Sequence[Fact], out: Path, steps: int, settings: Training, *, every: float = 60.0, compact: bool = False
+) -> dict[str, Any]:
     """Train a network of "mend" or "ke" for a model and write it to a folder.
 
     Args:
         facts: what the model says and should go on saying; edits are made of them.
         steps: in all, those of an earlier call included.
         every: seconds between checkpoints.
+        compact: write large matrices in float16; what is measured is the network that was written.
     Returns:
         The manifest, with what edits of held-out facts came to.
     Raises:
@@ -210,7 +213,11 @@ def train(method: str, model: LanguageModel, facts: Sequence[Fact], out: Path, s
             if time.monotonic() - kept > every or done == steps:
                 trainer.keep(out, done, key)
                 kept = time.monotonic()
+    tensors = trainer.network.state_dict()
+    if compact:
+        tensors = compacted(tensors)
+        trainer.network.load_state_dict(tensors)
     about = {"steps": done, "layers": list(trainer.layers), "facts": len(facts), "held_out": trainer.measure(held_out)}
     about |= {name: value for name, value in asdict(settings).items() if name != "layers"}
-    save(out, method, model, trainer.network.state_dict(), about)
+    save(out, method, model, tensors, about)
     return about

@@ -25,6 +25,7 @@ from hybrid.evaluation.methods import READ_BY_ANOTHER, THRESHOLD, TOP_K, Loaded,
 from hybrid.evaluation.metrics import fluency, matches
 from hybrid.evaluation.records import Case, Probe, Record
 from hybrid.evaluation.score import scored
+from hybrid.evaluation.weights import kept_values
 from hybrid.model import LanguageModel, Prompt
 from hybrid.request import Request
 from hybrid.scope.scorer import WEIGHTS
@@ -68,9 +69,11 @@ class Plan:
 class Evaluation:
     """One run in one folder."""
 
-    def __init__(self, plan: Plan, model: LanguageModel, folder: Path, *, resume: bool = False):
+    def __init__(self, plan: Plan, model: LanguageModel, folder: Path, *, resume: bool = False, values: Path | None = None):
         """Read the file, and prepare the folder.
 
+        Args:
+            values: where an editor that optimises values keeps them by content, for this run and others; None to keep none.
         Raises:
             FormatError: if the file cannot be read; the message names the record.
             NotFound: if there is no such method.
@@ -82,6 +85,7 @@ class Evaluation:
                 f"the format 'scope' asks which facts fire, and {plan.method} has none; use hybrid, ike, counterfactual, rag, cosine, serac or base"
             )
         self.plan, self.model, self.folder = plan, model, folder
+        self.editor = plan.editor if values is None else plan.editor | {"cache": kept_values(plan.method, values)}
         self.case: Case = load(plan.file, plan.format, limit=plan.limit, seed=plan.seed, skip_invalid=plan.skip_invalid, hops=plan.hops)
         self.single = plan.mode == "single"
         self.loads = distractors(plan.loads, self.case.records)
@@ -108,7 +112,7 @@ class Evaluation:
         method = open_method(
             self.plan.method, self.model, self.folder, self.plan.mode,
             embedder=self.plan.embedder, top_k=self.plan.top_k, threshold=self.plan.threshold,
-            counterfactual_model=self.plan.counterfactual_model, editor=self.plan.editor,
+            counterfactual_model=self.plan.counterfactual_model, editor=self.editor,
         )  # fmt: skip
         try:
             loaded = method.load(self.records, self.loads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from tqdm import tqdm
 
 from hybrid.answer import Decision
 from hybrid.editing import apply, edit, revert
+from hybrid.editors import EDITORS, editor_class
 from hybrid.editors.requests import refuse_known
 from hybrid.evaluation.methods import Loaded, Mode, plain_prompt
 from hybrid.evaluation.records import Record
 from hybrid.model import LanguageModel, Prompt
 from hybrid.request import Request
 from stores.deltas import Delta
-from stores.errors import BadRequest
+from stores.errors import BadRequest, HybridError
 from stores.records import Fact
+from stores.values import ValueStore
 
 
 class Weights:
@@ -114,6 +117,18 @@ class Weights:
         """The original weights again."""
         revert(self.model, self.originals)
         self.originals = {}
+
+
+def kept_values(method: str, path: Path) -> ValueStore:
+    """The store of a method's values, which several runs and methods may share.
+
+    Raises:
+        HybridError: if the method optimises none.
+    """
+    valued = [name for name in EDITORS if "cache" in {each.name for each in fields(editor_class(name))}]
+    if method not in valued:
+        raise HybridError(f"{method} has no values that could be kept; leave --values out (it is for {', '.join(valued)})")
+    return ValueStore(path)
 
 
 def distinct(requests: Sequence[Request]) -> list[Fact]:
