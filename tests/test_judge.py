@@ -27,14 +27,14 @@ def drawn(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         "rival": rng.uniform(0, 1, count),
     }.items():
         rows[:, NAMES.index(name)] = values
-    rows[:, NAMES.index("margin")] = rows[:, NAMES.index("own")] - rows[:, NAMES.index("rival")]
+    rows[:, NAMES.index("margin")] = rows[:, NAMES.index("strange")] = rows[:, NAMES.index("own")] - rows[:, NAMES.index("rival")]
     return rows, (rows[:, NAMES.index("named")] == 1) & (rows[:, NAMES.index("logit")] > 0)
 
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
     rows, labels = drawn(2000)
-    return Judge.fit(rows, labels, np.ones(len(rows)), trees=60)
+    return Judge.fit(rows, labels, np.ones(len(rows)), trees=100)
 
 
 def test_two_things_that_count_only_together(judge: Judge) -> None:

@@ -32,8 +32,10 @@ from policies.scope import Evidence
 
 OTHERS = 0.15
 """Importance of a candidate that the query was not made for, beside the one that it was made for."""
-SORTS = ("known", "unknown", "familiar")
-"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know."""
+SORTS = {"known": 0.35, "unknown": 0.15, "familiar": 0.5}
+"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know; and how much they count."""
+EMPHASIS = {"same_subject": 2.0, "oblique": 0.5}
+"""Kinds of queries that count for more or less than the others: the one is what fools a router most, the other what people ask least."""
 FOLDS = 4
 """Parts of the queries, each of which is judged by what was fitted on the others, to see how far the judgement is to be trusted."""
 
@@ -41,7 +43,8 @@ FOLDS = 4
 class Seen(NamedTuple):
     """A candidate of a query."""
 
-    query: int
+    query: tuple[str, int]
+    """The sort of store, and a number in it; with and without the lexicon the same queries have the same numbers."""
     kind: str
     evidence: Evidence
     meant: bool
@@ -64,17 +67,17 @@ def gather(folder: Path, facts: Path, text: Path, sort: str, count: int, queries
     with tempfile.TemporaryDirectory() as store, HybridMemory(store) as memory:
         memory.router.witness = Witness(scorer, memory.embedder, Phrasings(hidden=(*SCORE, *CALIBRATE) if sort == "unknown" else SCORE))
         return [
-            Seen(number, kind, Evidence(**hit.evidence), hit.fact.id == meant)
+            Seen((sort, number), kind, Evidence(**hit.evidence), hit.fact.id == meant)
             for number, (kind, meant, candidates) in enumerate(ask(memory, maker, chosen, queries, seed, foreign))
             for hit in candidates
         ]
 
 
 def importance(seen: Sequence[Seen]) -> list[float]:
-    """Weight of each candidate: kinds of queries count alike."""
-    rows, asked = Counter(one.kind for one in seen), Counter(one.kind for one in seen if one.meant)
-    sizes = {kind: max(asked[kind], rows[kind] / 9) for kind in rows}
-    return [(1.0 if one.meant else OTHERS) / sizes[one.kind] for one in seen]
+    """Weight of each candidate: kinds of queries count alike within a sort of store, but for `EMPHASIS`."""
+    rows, asked = Counter((one.query[0], one.kind) for one in seen), Counter((one.query[0], one.kind) for one in seen if one.meant)
+    sizes = {key: max(asked[key], rows[key] / 9) / (SORTS[key[0]] * EMPHASIS.get(key[1], 1.0)) for key in rows}
+    return [(1.0 if one.meant else OTHERS) / sizes[one.query[0], one.kind] for one in seen]
 
 
 def conclude(seen: Sequence[Seen]) -> tuple[Judge, dict[str, float]]:
@@ -82,7 +85,7 @@ def conclude(seen: Sequence[Seen]) -> tuple[Judge, dict[str, float]]:
     from sklearn.linear_model import LogisticRegression
 
     rows, labels, share = table([one.evidence for one in seen]), np.array([one.governs for one in seen]), np.array(importance(seen))
-    part, apart = np.array([one.query % FOLDS for one in seen]), np.zeros(len(seen))
+    part, apart = np.array([one.query[1] % FOLDS for one in seen]), np.zeros(len(seen))
     for fold in range(FOLDS):
         rest = part != fold
         apart[~rest] = Judge.fit(rows[rest], labels[rest], share[rest]).log_odds(rows[~rest])

@@ -1,7 +1,7 @@
-"""What evidence adds up to: boosted trees of two levels, fitted by `python -m hybrid.scope.calibrate`.
+"""What evidence adds up to: a weighted sum, and boosted trees of two levels on top of it, fitted by `python -m hybrid.scope.calibrate`.
 
-A name counts for much beside a wording that suits it, and for nothing beside another; a sum of terms can not say that. The trees are monotone in
-what speaks clearly for or against a fact, so that a bound on the evidence is a bound on the outcome (`hybrid.scope.stages`).
+A name counts for much beside a wording that suits it, and for little beside another; a sum of terms can not say that, and a few trees can. All of it is
+monotone in what speaks clearly for or against a fact, so that a bound on the evidence is a bound on the outcome (`hybrid.scope.stages`).
 Gradient boosting with Newton's steps: Friedman et al. 2000, doi:10.1214/aos/1016218223; Chen and Guestrin 2016, arXiv:1603.02754.
 """
 
@@ -24,29 +24,40 @@ from stores.errors import Corrupt
 
 FILE = "judge.safetensors"
 """Beside the classifier's weights; the manifest knows its checksum."""
-NAMES = (*(field.name for field in fields(Evidence) if field.name != "judged"), "margin")
-RISING = {"logit", "named", "variant", "shared", "own", "margin", "contrast"}
+GATHERED = tuple(field.name for field in fields(Evidence) if field.name != "judged")
+NAMES = (*GATHERED, "margin", "familiar", "strange")
+"""What is looked at: the evidence; how much nearer the wording is to the fact's relation than to any other, and that once more apart for relations that the
+lexicon knows and those that it does not."""
+SUMMED = ("logit", "named", "variant", "longer", "before", "shared", "elsewhere", "excluded", "familiar", "strange")
+"""What the sum is over; the rest is for the trees."""
+RISING = {"logit", "named", "variant", "shared", "own", "margin", "familiar", "strange", "contrast"}
 FALLING = {"longer", "rival", "elsewhere", "excluded"}
+Tree = tuple[list[int], list[float], list[float]]
+"""Which evidence is compared, with what, and what the four ends add."""
 SMALLEST = 0.003
 """Share of the examples' weight that an end of a tree has at least."""
 
 
 def table(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
     """Evidence as rows, (n, names), in the order of `NAMES`."""
-    return np.array([[getattr(each, name) for name in NAMES] for each in evidence], dtype=np.float64).reshape(-1, len(NAMES))
+    rows = np.array([[getattr(each, name) for name in (*GATHERED, "margin")] for each in evidence], dtype=np.float64).reshape(-1, len(GATHERED) + 1)
+    known, margin = rows[:, GATHERED.index("known")], rows[:, -1]
+    return np.column_stack([rows, margin * known, margin * (1 - known)])
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Trees with one split, and one more on each side of it.
+    """A sum, and trees with one split and one more on each side of it.
 
     Attributes:
+        slope: log-odds that each unit of evidence adds, (names,).
         feature: which evidence is compared, (trees, 3): at the root, below it on the left, on the right.
         threshold: up to which value a comparison goes to the left, (trees, 3).
         leaf: log-odds that the four ends add, (trees, 4), left to right.
-        base: log-odds before any tree.
+        base: log-odds where all evidence is 0, before any tree.
     """
 
+    slope: NDArray[np.float64]
     feature: NDArray[np.int64]
     threshold: NDArray[np.float64]
     leaf: NDArray[np.float64]
@@ -56,7 +67,7 @@ class Judge:
         """Log-odds (n,) of rows (n, names)."""
         low = rows[:, self.feature] <= self.threshold  # (n, trees, 3)
         end = np.where(low[..., 0], ~low[..., 1], 2 + ~low[..., 2])
-        return np.asarray(self.base + self.leaf[self._trees, end].sum(1))
+        return np.asarray(self.base + rows @ self.slope + self.leaf[self._trees, end].sum(1))
 
     def judged(self, evidence: Evidence) -> Evidence:
         """The evidence with what it adds up to."""
@@ -70,9 +81,9 @@ class Judge:
 
     @classmethod
     def fit(
-        cls, rows: NDArray[np.float64], labels: NDArray[np.bool_], importance: NDArray[np.float64], trees: int = 300, rate: float = 0.08, seed: int = 0
+        cls, rows: NDArray[np.float64], labels: NDArray[np.bool_], importance: NDArray[np.float64], trees: int = 30, rate: float = 0.08, seed: int = 0
     ) -> Self:
-        """Boost trees on examples.
+        """Fit the sum, and boost trees on it.
 
         Args:
             rows: evidence, (n, names).
@@ -81,34 +92,41 @@ class Judge:
         Raises:
             ValueError: if the examples are not of both kinds.
         """
+        from sklearn.linear_model import LogisticRegression
         from sklearn.tree import DecisionTreeRegressor
 
         if len(set(labels.tolist())) < 2:
             raise ValueError("calibration needs examples in scope and out of scope")
         y, share = labels.astype(np.float64), importance / importance.sum()
-        base = float(np.log((share @ y) / (share @ (1 - y))))
-        said = np.full(len(y), base)
-        signs = [1 if name in RISING else -1 if name in FALLING else 0 for name in NAMES]
-        found: list[tuple[list[int], list[float], list[float]]] = []
+        signs = np.array([1 if name in RISING else -1 if name in FALLING else 0 for name in NAMES])
+        counted = [NAMES.index(name) for name in SUMMED]
+        mean, spread = rows[:, counted].mean(0), rows[:, counted].std(0) + 1e-9
+        summed = LogisticRegression(max_iter=3000).fit((rows[:, counted] - mean) / spread, labels, sample_weight=share * len(y))
+        slope = np.zeros(len(NAMES))
+        slope[counted] = summed.coef_[0] / spread
+        slope[slope * signs < 0] = 0.0
+        base = float(summed.intercept_[0] - slope[counted] @ mean)
+        said = base + rows @ slope
+        found: list[Tree] = []
         for number in range(trees):
             p = 1 / (1 + np.exp(-said))
             curvature = share * np.maximum(p * (1 - p), 1e-4)
             tree = DecisionTreeRegressor(max_depth=2, monotonic_cst=signs, min_weight_fraction_leaf=SMALLEST, random_state=seed + number)
             tree.fit(rows, np.clip(share * (y - p) / curvature, -4, 4), sample_weight=curvature)
             found.append(_flat(tree.tree_, rate))
-            said = said + cls._of(found[-1:], 0.0).log_odds(rows)
-        return cls._of(found, base)
+            said = said + cls._of(np.zeros(len(NAMES)), found[-1:], 0.0).log_odds(rows)
+        return cls._of(slope, found, base)
 
     @classmethod
-    def _of(cls, trees: Sequence[tuple[list[int], list[float], list[float]]], base: float) -> Self:
+    def _of(cls, slope: NDArray[np.float64], trees: Sequence[Tree], base: float) -> Self:
         feature, threshold, leaf = zip(*trees, strict=True)
-        return cls(np.array(feature, dtype=np.int64), np.array(threshold, dtype=np.float64), np.array(leaf, dtype=np.float64), base)
+        return cls(slope, np.array(feature, dtype=np.int64), np.array(threshold, dtype=np.float64), np.array(leaf, dtype=np.float64), base)
 
     # -- keeping ----------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         """Write the trees."""
-        tensors = {"feature": self.feature, "threshold": self.threshold, "leaf": self.leaf, "base": np.array([self.base])}
+        tensors = {"slope": self.slope, "feature": self.feature, "threshold": self.threshold, "leaf": self.leaf, "base": np.array([self.base])}
         save_file(tensors, folder / FILE, metadata={"names": json.dumps(NAMES)})
 
     @classmethod
@@ -122,10 +140,10 @@ class Judge:
             if (file.metadata() or {}).get("names") != json.dumps(NAMES):
                 raise Corrupt(f"{folder / FILE} weighs other evidence than this version gathers; reinstall hybrid-memory, or calibrate anew")
             found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return cls(found["feature"], found["threshold"], found["leaf"], float(found["base"][0]))
+        return cls(found["slope"], found["feature"], found["threshold"], found["leaf"], float(found["base"][0]))
 
 
-def _flat(tree: object, rate: float) -> tuple[list[int], list[float], list[float]]:
+def _flat(tree: object, rate: float) -> Tree:
     """Comparisons and ends of a fitted tree; one that stops early goes left, to the same end."""
     left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
     value = tree.value[:, 0, 0] * rate  # type: ignore[attr-defined]

@@ -6,8 +6,10 @@ A query in such a frame names the relation. A fact that is about something else 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Collection
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from hybrid.chains.wording import content
@@ -64,10 +66,11 @@ def asked(bare: str, pronoun: str) -> Noun | None:
 @lru_cache(maxsize=1)
 def _named() -> dict[str, frozenset[str]]:
     """Ids of the relations that have a name; attributes beyond the lexicon have none."""
+    labels = tomllib.loads(Path(__file__).with_name("labels.toml").read_text(encoding="utf-8"))
     found: dict[str, set[str]] = {name.casefold(): set() for attribute in attributes() for name in attribute.names}
-    for relation in relations().values():
-        for name in relation.names:
-            found.setdefault(name.casefold(), set()).add(relation.id)
+    for key, names in (*labels.items(), *((relation.id, relation.names) for relation in relations().values())):
+        for name in names:
+            found.setdefault(name.casefold(), set()).update({key} & relations().keys())
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
@@ -83,8 +86,8 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     named = _named().get(noun.phrase) if noun is not None else None
     if noun is None or named is None or (named and named <= set(hidden)):
         return False
-    if relation is not None and any(ambiguous(each, relation.id) for each in named):
-        return False
+    if relation is not None and named:
+        return not any(ambiguous(each, relation.id) for each in named)
     return not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ())))))
 
 
