@@ -80,9 +80,17 @@ def beside(request: Fact, most: int) -> list[tuple[str, str, str]]:
         return []
     others = [each for each in relations().values() if each.subject_type == relation.subject_type and each.id != relation.id]
     others.sort(key=lambda each: hashlib.sha256(f"{request.subject}|{relation.id}|{each.id}".encode()).digest())
-    return [
-        (request.subject, each.name, fill(form, request.subject)) for each in others[TRIED : TRIED + most] for form in (each.statements[0], each.questions[0])
-    ]
+    forms = [(each, form) for each in others[TRIED : TRIED + most] for form in (each.statements[0], each.questions[0])]
+    return [(request.subject, each.name, fill(form, request.subject)) for each, form in forms]
+
+
+def namesakes(request: Fact) -> list[tuple[str, str, str]]:
+    """(subject, relation, query): the request's relation asked of what its subject's name begins with: "Toyota" for "Toyota Stout", unless that is an alias."""
+    words, relation = request.subject.split(), find(request.relation)
+    aliases = {alias.casefold() for alias in request.aliases}
+    names = [name for name in dict.fromkeys((words[0], " ".join(words[:-1]))) if len(words) > 1 and name.casefold() not in aliases]
+    forms = dict.fromkeys((request.prompt, *((relation.statements[0], relation.questions[0]) if relation else ())))
+    return [(name, request.relation, fill(form, name)) for name in names for form in forms]
 
 
 def of_request(model: LanguageModel, arch: Architecture, request: Fact, forms: Iterable[tuple[str, str]]) -> Columns:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture
-from hybrid.editors.columns import Columns, alike, beside, of_queries, of_request, taught
+from hybrid.editors.columns import Columns, alike, beside, namesakes, of_queries, of_request, taught
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.solve import Covariance
 from hybrid.editors.values import Values
@@ -40,7 +40,7 @@ class Readout:
 
     layers: tuple[int, ...] = ()
     """The last block; nothing else can be given."""
-    weight: float = 13000.0
+    weight: float = 40000.0
     """How many average old keys the statistics count for (MEMIT's lambda)."""
     steps: int = 30
     """Adam steps of a value; there is one for each of the target's tokens."""
@@ -65,7 +65,7 @@ class Readout:
     cache: ValueStore | None = None
     """Keeps values by content between runs."""
 
-    ladder: ClassVar[tuple[float, ...]] = (4.0, 1.0)
+    ladder: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __post_init__(self) -> None:
         if min(self.weight, self.lr) <= 0 or min(self.steps, self.rounds) < 1 or not 0 < self.enough < 1:
@@ -129,7 +129,8 @@ class ReadoutRun(Run):
     def kept(self) -> Columns | None:
         """What must stay: the model's own tokens about other subjects and relations, less what the requests change themselves."""
         mine = {(r.subject.casefold(), r.relation.casefold()) for r in self.requests}
-        groups = [group for r in self.requests for group in (alike(r, self.settings.alike), beside(r, self.settings.beside)) if group]
+        several = ((alike(r, self.settings.alike), beside(r, self.settings.beside), namesakes(r) if self.settings.alike else []) for r in self.requests)
+        groups = [group for each in several for group in each if group]
         parts, had = [], set()
         for group in groups:
             queries = tuple(query for *_, query in group)
