@@ -6,7 +6,7 @@ Each request, and each group of queries that must stay, is computed for itself, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured
-from hybrid.consolidation.checks import subjects
+from hybrid.consolidation.checks import checks, subjects
 from hybrid.editors.kept import TRIED
 from hybrid.editors.requests import passage
 from hybrid.lexicon import fill, find, relations
@@ -61,7 +61,7 @@ def taught(request: Fact, prefixes: Sequence[str], wordings: int, questions: int
 
 
 def alike(request: Fact, most: int) -> list[tuple[str, str, str]]:
-    """(subject, relation, query): the request's relation asked of other subjects, every other one of the project's list; the rest is left to check with."""
+    """(subject, relation, query): the request's relation asked of other subjects, every other one of the project's list."""
     relation, kinds = find(request.relation), subjects()
     names = kinds[relation.subject_type][::2] if relation else [each for several in kinds.values() for each in several[:2]][::2]
     forms = [request.prompt, *([*relation.statements, *relation.questions] if relation else [])]
@@ -82,6 +82,12 @@ def beside(request: Fact, most: int) -> list[tuple[str, str, str]]:
     others.sort(key=lambda each: hashlib.sha256(f"{request.subject}|{relation.id}|{each.id}".encode()).digest())
     forms = [(each, form) for each in others[TRIED : TRIED + most] for form in (each.statements[0], each.questions[0])]
     return [(request.subject, each.name, fill(form, request.subject)) for each, form in forms]
+
+
+def checked(request: Fact, changing: Collection[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """(subject, relation, query): what a consolidation asks to see that nothing else has changed. `changing`: (subject, relation), casefolded, of the requests."""
+    found = checks(request, changing)
+    return [("", "", query) for query in (*found.neighbours, *(query for pair in found.rivals for query in pair))]
 
 
 def namesakes(request: Fact) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture
-from hybrid.editors.columns import Columns, alike, beside, namesakes, of_queries, of_request, taught
+from hybrid.editors.columns import Columns, alike, beside, checked, namesakes, of_queries, of_request, taught
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.solve import Covariance
 from hybrid.editors.values import Values
@@ -56,10 +56,10 @@ class Readout:
     """Statements of the lexicon that a target is taught in, beside the prompt; and half as many prompts that imply the relation."""
     questions: int = 4
     """The same for questions, the request's own and the lexicon's."""
-    beside: int = 6
+    beside: int = 3
     """Other relations of the subject that must stay as they are."""
     alike: int = 24
-    """Other subjects in the request's relation that must stay as they are."""
+    """Other subjects in the request's relation that must stay as they are, beside those that a consolidation checks; none of either if 0."""
     rounds: int = 10
     """Solves, each with the weights that the one before gives to the columns."""
     cache: ValueStore | None = None
@@ -129,12 +129,14 @@ class ReadoutRun(Run):
     def kept(self) -> Columns | None:
         """What must stay: the model's own tokens about other subjects and relations, less what the requests change themselves."""
         mine = {(r.subject.casefold(), r.relation.casefold()) for r in self.requests}
-        several = ((alike(r, self.settings.alike), beside(r, self.settings.beside), namesakes(r) if self.settings.alike else []) for r in self.requests)
-        groups = [group for each in several for group in each if group]
+        s, groups = self.settings, []
+        for request in self.requests:
+            groups += [beside(request, s.beside)] if s.beside else []
+            groups += [alike(request, s.alike), namesakes(request), checked(request, mine)] if s.alike else []
         parts, had = [], set()
         for group in groups:
             queries = tuple(query for *_, query in group)
-            if queries not in had:
+            if queries and queries not in had:
                 found = self._seen(["kept", *queries], lambda queries=queries: of_queries(self.model, self.arch, queries))
                 stays = [n for n, (subject, relation, _) in enumerate(group) if (subject.casefold(), relation.casefold()) not in mine]
                 parts.append(found[torch.tensor(stays, dtype=torch.long, device=self.arch.device)])
