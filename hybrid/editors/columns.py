@@ -112,10 +112,12 @@ def _ends(tokenizer: Any) -> list[int]:
     return ends if tokenizer.eos_token_id is None else [*ends, tokenizer.eos_token_id]
 
 
-def of_queries(model: LanguageModel, arch: Architecture, queries: Sequence[str]) -> Columns:
-    """Columns at the ends of queries, one each; the tokens are those that the model gives."""
+def of_queries(model: LanguageModel, arch: Architecture, queries: Sequence[str], answers: Sequence[str] = ()) -> Columns:
+    """Columns at the ends of queries, and at each token of their answers if those are given; the tokens are those that the model gives there."""
+    several = zip(queries, answers or [""] * len(queries), strict=True)
     rows = [tuple(model.tokenizer(query_text(query))["input_ids"]) for query in queries]
-    return _collected(arch, rows, [(n, len(row) - 1, -1, 0) for n, row in enumerate(rows)])
+    whole = [tuple(model.tokenizer(f"{query_text(query)} {answer}".rstrip())["input_ids"]) for query, answer in several]
+    return _collected(arch, whole, [(n, place, -1, 0) for n, row in enumerate(rows) for place in range(len(row) - 1, max(len(row), len(whole[n])))])
 
 
 @torch.no_grad()

@@ -19,9 +19,12 @@ from torch import Tensor
 
 from hybrid.architecture import Architecture
 from hybrid.editors.columns import Columns, alike, beside, checked, namesakes, of_queries, of_request, taught
+from hybrid.editors.kept import TOKENS, answer_key
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.solve import Covariance
 from hybrid.editors.values import Values
+from hybrid.model import Prompt
+from hybrid.prompts import query_text
 from stores.deltas import Delta, Factors
 from stores.errors import HybridError, UnsupportedModel
 from stores.records import Fact
@@ -131,17 +134,29 @@ class ReadoutRun(Run):
         mine = {(r.subject.casefold(), r.relation.casefold()) for r in self.requests}
         s, groups = self.settings, []
         for request in self.requests:
-            groups += [beside(request, s.beside)] if s.beside else []
-            groups += [alike(request, s.alike), namesakes(request), checked(request, mine)] if s.alike else []
+            groups += [(beside(request, s.beside), False)] if s.beside else []
+            groups += [(alike(request, s.alike), False), (namesakes(request), False), (checked(request, mine), True)] if s.alike else []
         parts, had = [], set()
-        for group in groups:
+        for group, whole in groups:
             queries = tuple(query for *_, query in group)
             if queries and queries not in had:
-                found = self._seen(["kept", *queries], lambda queries=queries: of_queries(self.model, self.arch, queries))
-                stays = [n for n, (subject, relation, _) in enumerate(group) if (subject.casefold(), relation.casefold()) not in mine]
-                parts.append(found[torch.tensor(stays, dtype=torch.long, device=self.arch.device)])
+                found = self._seen(["kept", whole, *queries], lambda queries=queries, whole=whole: self._kept(queries, whole))
+                stays = [subject == "" or (subject.casefold(), relation.casefold()) not in mine for subject, relation, _ in group]
+                parts.append(found if whole else found[torch.tensor(stays, device=self.arch.device).nonzero()[:, 0]])
                 had.add(queries)
         return Columns.joined(parts) if parts else None
+
+    def _kept(self, queries: Sequence[str], whole: bool) -> Columns:
+        """Columns of queries that must stay, with their `whole` answers; which a consolidation has asked for already, and kept."""
+        answers: list[str] = []
+        if whole:
+            keys = [answer_key(self.model.identity.weights_hash, query) for query in queries]
+            had = {} if self.cache is None else self.cache.answers(keys)
+            if all(key in had for key in keys):
+                answers = [had[key] for key in keys]
+            else:
+                answers = self.model.complete_all([Prompt(query_text(query)) for query in queries], TOKENS)
+        return of_queries(self.model, self.arch, queries, answers)
 
     def _seen(self, what: list[Any], make: Any) -> Columns:
         key = content_key(what=what)
