@@ -57,7 +57,9 @@ SHARE = Share()
 @click.option("--min-fluency", type=SHARE, help="N-gram entropy relative to the base, at least.  [default: 90%]")
 @click.option("--namespace", "namespaces", multiple=True, help="Take facts of this namespace (instead of default); may be repeated.")
 @click.option("--author", "authors", multiple=True, help="Take facts of this author only; may be repeated.")
-@click.option("--method", type=click.Choice(["memit", "alphaedit", "emmet"]), help="The editor; remembered.  [default: memit]")
+@click.option(
+    "--method", type=click.Choice(["memit", "alphaedit", "emmet", "readout"]), help="The editor; remembered.  [default: readout on pocket, else memit]"
+)
 @click.option("--set", "given", multiple=True, callback=settings, help="Override a setting of it: NAME=VALUE; may be repeated; remembered.")
 @store_options
 def consolidate(memory: HybridMemory, as_json: bool, dry_run: bool, watch: bool, every: str, **options: Any) -> None:

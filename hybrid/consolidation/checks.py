@@ -69,7 +69,7 @@ def checks(fact: Fact, others: Collection[tuple[str, str]] = ()) -> Checks:
     name = fact.relation.casefold()
     kinds = subjects()
     near = kinds[relation.subject_type] if relation else [each for several in kinds.values() for each in several[:2]]
-    near = [s for s in near if (s.casefold(), name) not in others and s.casefold() != fact.subject.casefold()]
+    near = [s for s in near[1::2] if (s.casefold(), name) not in others and s.casefold() != fact.subject.casefold()]
     around = [fill(fact.prompt, subject) for subject in _shuffled(near, fact)[:NEIGHBOURS]]
     around += [] if relation is None else [fill(relation.statements[0], subject) for subject in near[:SHARED]]
     pairs = [(fill(q, fact.subject), fill(s, fact.subject)) for other, q, s in rivals(fact) if (fact.subject.casefold(), other.casefold()) not in others]

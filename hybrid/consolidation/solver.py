@@ -8,15 +8,18 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured, oriented
 from hybrid.editing import revert
 from hybrid.editors import editor_class
+from hybrid.editors.columns import Columns
 from hybrid.editors.keys import Walk
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.published import configured, default_layers, settings_for
+from hybrid.editors.readout import ReadoutRun
 from hybrid.editors.solve import Covariance
 from hybrid.embedder import file_hash
 from hybrid.fingerprint import combined, tensor_hashes
@@ -32,23 +35,26 @@ from stores.values import ValueStore
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
 
-METHODS = ("memit", "alphaedit", "emmet")
+METHODS = ("memit", "alphaedit", "emmet", "readout")
 """Editors that solve all facts in one batch from cached values."""
 LADDER = (8.0, 4.0, 2.0, 1.0)
 """Multiples of the covariance weight: values do not depend on it, so a set is solved with each, and keeps the heaviest that serves it."""
+KEPT = 4
+"""Solutions that are at hand, should the same be asked for again."""
 CHUNK = 32
 """Facts whose values are kept before the next are optimised: what an interrupted run loses."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Factors by parameter, for facts in this order.
+    """Factors by parameter, for facts in this order; `owners` says to which fact each column of the factors belongs.
 
     `costs`: how much each fact moves what the rewrite layers give to other text, the root of tr(D C D^T) of its part D of the change, over all layers.
     """
 
     facts: tuple[Fact, ...]
     changes: Mapping[str, Factors]
+    owners: tuple[int, ...]
     costs: tuple[float, ...]
     weight: float | None
 
@@ -69,16 +75,19 @@ class Solver:
             raise HybridError(f"{method!r} cannot consolidate; choose one of {', '.join(METHODS)}, which solve all facts in one batch")
         self.model, self.method, self.cache, self.threads = model, method, cache, threads
         kind = editor_class(method)
-        usual = {name: value for name, value in settings_for("consolidation", model).items() if name in {field.name for field in fields(kind)}}
+        usual = {} if method == "readout" else settings_for("consolidation", model)
+        usual = {name: value for name, value in usual.items() if name in {field.name for field in fields(kind)}}
         self.editor: Any = configured(kind, method, model, {**usual, **given, "cache": cache})
         self._last: tuple[list[str], Run, Walk] | None = None
+        self._seen: dict[str, Columns] = {}
+        self._solved: dict[tuple[tuple[str, ...], float | None], Solution] = {}
         published = getattr(self.editor, "weight", None)
         self.lightest: float | None = lightest or (None if "weight" in given else published)
 
     @property
     def weights(self) -> list[float | None]:
         """Covariance weights to choose from, the heaviest first: what is heavier changes less. One, if the weight is given or the method has none."""
-        return [self.lightest * factor for factor in LADDER] if self.lightest else [getattr(self.editor, "weight", None)]
+        return [self.lightest * factor for factor in getattr(self.editor, "ladder", LADDER)] if self.lightest else [getattr(self.editor, "weight", None)]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -104,6 +113,8 @@ class Solver:
     @property
     def layers(self) -> tuple[int, ...]:
         """The rewrite layers."""
+        if self.method == "readout":
+            return (self.model.model.config.num_hidden_layers - 1,)
         chosen: tuple[int, ...] = self.editor.layers or default_layers(self.model.model.config.num_hidden_layers, 5)
         return chosen
 
@@ -118,6 +129,8 @@ class Solver:
         return combined(self.base_hashes)
 
     def _run(self, facts: Sequence[Fact]) -> Run:
+        if self.method == "readout":
+            return ReadoutRun(self.editor, self.model, facts, cache=self.cache, seen=self._seen)
         return Run(self.method, self.editor, self.model, facts, self.layers, at="block", cache=self.cache)
 
     def usable(self, facts: Sequence[Fact]) -> tuple[list[Fact], dict[str, str]]:
@@ -149,7 +162,8 @@ class Solver:
     def _fill(self, facts: Sequence[Fact]) -> dict[str, str]:
         """Values of some facts; if one of them diverges, each is tried for itself."""
         try:
-            self._run(facts).values()
+            run = self._run(facts)
+            run.stored() if isinstance(run, ReadoutRun) else run.values()
         except HybridError as error:
             if len(facts) == 1:
                 return {facts[0].id: str(error)}
@@ -162,19 +176,26 @@ class Solver:
         Args:
             weight: of the ladder; the lightest if None.
         """
-        editor = replace(self.editor, weight=weight) if weight is not None else self.editor
-        energies: list[Tensor] = []
+        asked = (tuple(fact.id for fact in facts), weight)
+        if asked not in self._solved:
+            self._solved = {**dict(list(self._solved.items())[1 - KEPT :]), asked: self._solve(facts, weight)}
+        return self._solved[asked]
 
-        def solved(residual: Tensor, keys: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
-            left, right = editor.solve(residual, keys, covariance)
-            energies.append((left.norm(dim=0).square() * (right * (covariance.matrix @ right)).sum(0)).cpu())
-            return left, right
-
+    def _solve(self, facts: Sequence[Fact], weight: float | None) -> Solution:
+        arch = Architecture(self.model.model)
         with _threads(self.threads):
-            run, walk = self._walked(facts)
-            changes = run.spread(run.values().targets, solved, walk)
-        costs = torch.stack(energies).sum(0).clamp_min(0).sqrt().tolist()
-        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()}, tuple(costs), weight)
+            if self.method == "readout":
+                run = self._run(facts)
+                assert isinstance(run, ReadoutRun)
+                left, right, owners = run.solved(weight)
+                changes = {arch.weight_name(self.layers[0]): Factors(left.cpu().numpy(), right.cpu().numpy())}
+            else:
+                editor = self.editor if weight is None else replace(self.editor, weight=weight)
+                run, walk = self._walked(facts)
+                changes, owners = run.spread(run.values().targets, editor.solve, walk), tuple(range(len(facts)))
+            energy = sum(_energies(changes[arch.weight_name(layer)], owners, run.covariance(layer)) for layer in self.layers)
+        costs = torch.as_tensor(energy).clamp_min(0).sqrt().tolist()
+        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()}, owners, tuple(costs), weight)
 
     def _walked(self, facts: Sequence[Fact]) -> tuple[Run, Walk]:
         """A run with its walk; those of the last facts are used again, if below the rewrite layer nothing changes between two solves."""
@@ -187,7 +208,7 @@ class Solver:
     @torch.inference_mode()
     def shares(self, solution: Solution, queries: Sequence[str]) -> list[list[float]]:
         """Of each query how much each fact moves it: the norm of its part of the change, at the query's keys in the base weights, at their largest."""
-        arch = Architecture(self.model.model)
+        arch, owners = Architecture(self.model.model), torch.tensor(solution.owners)
         parts = {layer: solution.changes[arch.weight_name(layer)] for layer in self.layers}
         found = []
         for query in queries:
@@ -196,8 +217,10 @@ class Solver:
                 self.model.model(input_ids=torch.tensor([ids], device=arch.device), logits_to_keep=1)
             total = torch.zeros(len(solution.facts), dtype=torch.float64)
             for layer, factors in parts.items():
-                along = seen[str(layer)][0].double().cpu() @ torch.from_numpy(factors.right).double()  # (positions, facts)
-                total += (along.abs().amax(0) * torch.from_numpy(factors.left).double().norm(dim=0)).square()
+                along = seen[str(layer)][0].double().cpu() @ torch.from_numpy(factors.right).double()  # (positions, columns)
+                moved = torch.zeros(len(along), len(total), len(factors.left), dtype=torch.float64)
+                moved.index_add_(1, owners, along[:, :, None] * torch.from_numpy(factors.left).double().T)
+                total += moved.norm(dim=2).amax(0).square()
             found.append(total.sqrt().tolist())
         return found
 
@@ -205,6 +228,15 @@ class Solver:
         """Of weights to which these changes have been added: the hash over all tensors, and those of the changed ones."""
         changed = tensor_hashes(self.model.model, changes)
         return combined({**self.base_hashes, **changed}), changed
+
+
+def _energies(factors: Factors, owners: Sequence[int], covariance: Covariance) -> Tensor:
+    """tr(D C D^T) of each fact's part D of a change, (facts,)."""
+    left, right = (torch.from_numpy(np.asarray(side, dtype=np.float64)) for side in (factors.left, factors.right))
+    both = (left.T @ left) * (right.T @ (covariance.matrix.cpu() @ right))
+    fact = torch.tensor(owners)
+    same = fact[:, None] == fact
+    return both.new_zeros(max(owners) + 1).index_add(0, fact, (both * same).sum(1))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hybrid.consolidation.solver import Solver
-from hybrid.editors.published import typed
+from hybrid.editors.published import settings_for, typed
 from policies.consolidation import Candidate, ConsolidationPolicy, Limits, Verdict, candidates
 from stores.events import now
 from stores.generations import Manifest
@@ -80,7 +80,7 @@ class Workshop:
 def remembered(memory: HybridMemory) -> tuple[str, dict[str, str]]:
     """The store's method and settings."""
     kept = memory.ledger.setting("consolidation")
-    method, given = json.loads(kept) if kept else ("memit", {})
+    method, given = json.loads(kept) if kept else (settings_for("consolidation", memory.model).get("method", "memit"), {})
     return method, given
 
 

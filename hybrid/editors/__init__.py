@@ -46,6 +46,12 @@ EDITORS = {
         "hybrid.editors.alphaedit:AlphaEdit", "Fang et al. 2025, arXiv:2410.02355", "locate and edit in the null space of old keys", "statistics"
     ),
     "emmet": Entry("hybrid.editors.emmet:Emmet", "Gupta et al. 2024, arXiv:2403.14236", "locate and edit, batched equality constraint", "statistics"),
+    "readout": Entry(
+        "hybrid.editors.readout:Readout",
+        "after Meng et al. 2023 and Jiang et al. 2025, arXiv:2502.05628",
+        "least squares where the target is predicted",
+        "statistics",
+    ),
     "ft": Entry("hybrid.editors.fine_tune:FineTune", "Zhu et al. 2020, arXiv:2012.00363 (unconstrained)", "fine-tuning of one layer", "nothing"),
     "ft-l": Entry("hybrid.editors.fine_tune:ConstrainedFineTune", "Zhu et al. 2020, arXiv:2012.00363", "fine-tuning of one layer, norm-constrained", "nothing"),
     "lora": Entry("hybrid.editors.lora:Lora", "Hu et al. 2022, arXiv:2106.09685", "low-rank adapters through peft", "nothing"),

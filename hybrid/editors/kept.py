@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hybrid.lexicon import fill, find, relations
 from hybrid.prompts import query_text
 from stores.records import Fact
+from stores.values import content_key
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
@@ -17,6 +18,11 @@ TRIED = 6
 """Relations of the subject among which the model may know some."""
 TOKENS = 12
 """Of an answer, at most."""
+
+
+def answer_key(weights_hash: str, query: str, tokens: int = TOKENS) -> str:
+    """Under what the answer of the base weights to a query is kept."""
+    return content_key(kind="answer", model=weights_hash, query=query, tokens=tokens)
 
 
 def rivals(fact: Fact) -> list[tuple[str, str, str]]:

@@ -1,0 +1,200 @@
+"""Readout: one solve is plain least squares, later ones heed what is said and what must stay; and consolidation with it is a function of the set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybrid.architecture import Architecture
+from hybrid.editing import answers, applied, edit
+from hybrid.editors.columns import checked, of_queries, of_request, taught
+from hybrid.editors.contexts import context_prefixes
+from hybrid.editors.readout import Readout, ReadoutRun, _reweighed
+from hybrid.editors.requests import Passage, passage
+from hybrid.fingerprint import combined, tensor_hashes
+from hybrid.memory import HybridMemory
+from hybrid.model import POCKET, LanguageModel
+from hybrid.request import Request
+from hybrid.statistics import collect, second_moments, statistics_folder, write_moment
+from policies.consolidation import Limits
+from stores.errors import UnsupportedModel
+from stores.records import Fact
+from tests.conftest import ISLES, PORTS, save_causal, save_worded
+
+
+def ask(subject: str, prompt: str, target: str, relation: str = "x") -> Fact:
+    return Fact(id="", subject=subject, relation=relation, prompt=prompt, target_new=target)
+
+
+REQUESTS = [ask("Lake Orsa", "The water of {} flows to", "Brimmen"), ask("Mount Kibo", "Who climbed {}?", "Berta Hond")]
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """A small random model in float64, with statistics of its last block."""
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+    made = LanguageModel(str(save_causal(tmp_path / "model", request.param)), "cpu", "float64")
+    size, layer = Architecture(made.model).weight(1).shape[1], 1
+    folder = statistics_folder(made.identity.weights_hash)
+    folder.mkdir(parents=True, exist_ok=True)
+    root = torch.randn(size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    write_moment(folder / "layer-1-random-1.safetensors", layer, root @ root.T / size, 1000, made.identity.weights_hash, "random")
+    return made
+
+
+def plain(model: LanguageModel, requests: Sequence[Fact], weight: float, steps: int, lr: float, decay: float, enough: float) -> torch.Tensor:
+    """The first solve's change (d_out, d_in), written down slowly: the whole model for each context, each request for itself."""
+    arch = Architecture(model.model)
+    block, ends = arch.blocks[1], [model.tokenizer(f"a{end}", add_special_tokens=False)["input_ids"][-1] for end in (".", "\n")]
+    ends += [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
+    left, right = [], []
+    for request in requests:
+        rows = [passage(model.tokenizer, request.prompt, request.subject, request.target_new, prefix) for prefix in context_prefixes(model, 2)]
+        value: torch.Tensor | None = None
+        first: torch.Tensor | None = None
+        seen: list[torch.Tensor] = []
+        wanted: list[list[int]] = []
+        for row in rows:
+            with torch.no_grad():
+                scores = model.model(input_ids=torch.tensor([row.ids])).logits[0, -1]
+            wanted.append([*row.target_ids, ends[int(scores[ends].argmax())]])
+
+        def shift(_: object, __: object, output: object, rows: Sequence[Passage] = rows, seen: list[torch.Tensor] = seen) -> object:
+            nonlocal value, first
+            hidden = output[0] if isinstance(output, tuple) else output
+            moved = hidden.detach().clone()  # type: ignore[union-attr]
+            row = rows[len(seen) % len(rows)]
+            first = moved[0, row.target - 1].clone() if first is None else first
+            if value is None:
+                value = torch.zeros(len(row.target_ids) + 1, moved.shape[2], dtype=torch.float64, requires_grad=True)
+            moved[0, row.target - 1 :] = moved[0, row.target - 1 :] + first.norm() * value
+            seen.append(moved)
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        handle = block.register_forward_hook(shift)
+        optimizer: torch.optim.Adam | None = None
+        for _ in range(steps):
+            losses = []
+            for row, tokens in zip(rows, wanted, strict=True):
+                said = model.model(input_ids=torch.tensor([row.ids])).logits[0, row.target - 1 :].log_softmax(-1)
+                losses += [-said[k, token].clamp_max(math.log(enough)) for k, token in enumerate(tokens)]
+            assert value is not None and first is not None
+            optimizer = optimizer or torch.optim.Adam([value], lr=lr)
+            (value.grad,) = torch.autograd.grad(torch.stack(losses).mean() + decay * value.square().sum(), [value])
+            optimizer.step()
+        handle.remove()
+        inputs: list[torch.Tensor] = []
+        handle = arch.rewrite(1).register_forward_hook(lambda _, given, __: inputs.append(given[0][0].detach()))  # noqa: B023
+        with torch.no_grad():
+            for row in rows:
+                model.model(input_ids=torch.tensor([row.ids]))
+        handle.remove()
+        for row, keys in zip(rows, inputs, strict=True):
+            right += list(keys[row.target - 1 :])
+            left += list((first.norm() * value).detach())
+    k, r = torch.stack(right, 1), torch.stack(left, 1)
+    covariance = second_moments(model, (1,))[1].matrix.double()
+    return r @ k.T @ torch.linalg.inv(weight * covariance + k @ k.T)
+
+
+def test_one_solve_is_least_squares(model: LanguageModel) -> None:
+    chosen = {"weight": 3.0, "steps": 6, "lr": 0.05, "decay": 0.1, "enough": 0.9}
+    delta = edit(model, REQUESTS, "readout", rounds=1, beside=0, alike=0, wordings=0, questions=0, **chosen)
+    expected = plain(model, REQUESTS, **chosen)  # type: ignore[arg-type]
+    (name,) = delta.changes
+    assert name == Architecture(model.model).weight_name(1)
+    assert float((torch.from_numpy(delta.dense(name)) - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_columns_do_not_depend_on_what_goes_with_them(model: LanguageModel) -> None:
+    run = ReadoutRun(Readout(), model, REQUESTS)
+    alone = of_request(model, run.arch, REQUESTS[1], taught(REQUESTS[1], run.prefixes, 6, 4))
+    assert torch.equal(run.columns(REQUESTS[1]).keys, alone.keys) and torch.equal(run.columns(REQUESTS[1]).tokens, alone.tokens)
+    whole, one = run.stored()[1].target, ReadoutRun(Readout(), model, REQUESTS[1:]).stored()[0].target
+    assert abs(whole - one).max() < 1e-5 * abs(one).max()
+
+
+def test_weights_follow_margins_without_a_jump() -> None:
+    margins = torch.linspace(-2, 9, 2000, dtype=torch.float64)
+    found = _reweighed(torch.ones_like(margins), margins, 0.8)
+    assert (found.diff() <= 0).all() and found.diff().abs().max() < 0.02
+    assert found[0] == 3.0 and found[-1] == pytest.approx(3**-0.3) and found[(margins > 1) & (margins < 3)].eq(1.0).all()
+
+
+def test_only_the_last_block(model: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="the last block, 1"):
+        edit(model, REQUESTS, "readout", layers=(0,))
+    with pytest.raises(ValueError, match="rounds"):
+        edit(model, REQUESTS, "readout", rounds=0)
+    if model.model.config.model_type == "llama":
+        model.model.config.model_type = "gemma2"
+        with pytest.raises(UnsupportedModel, match="norm behind"):
+            edit(model, REQUESTS, "readout")
+
+
+def test_what_is_checked_is_taught_to_stay_unless_it_changes_rightly() -> None:
+    fact, other = ask("Portugal", "The capital of {} is", "Porto", "capital"), ask("Germany", "The capital of {} is", "Bonn", "capital")
+    model = LanguageModel(POCKET, "cpu")
+    alone, both = ReadoutRun(Readout(prefixes=0), model, [fact]), ReadoutRun(Readout(prefixes=0), model, [fact, other])
+    found = [query for *_, query in checked(fact, {("portugal", "capital")})]
+    assert len(found) > 15 and "The capital of Germany is" in found
+    assert "The capital of Germany is" not in [query for *_, query in checked(fact, {("portugal", "capital"), ("germany", "capital")})]
+    spain = next(n for n, query in enumerate(found) if query == "The capital of Germany is")
+    column = of_queries(model, alone.arch, found).keys[spain]
+    holds = [bool(torch.isclose(run.kept().keys, column, atol=1e-3).all(1).any()) for run in (alone, both)]  # type: ignore[union-attr]
+    assert holds == [True, False]
+
+
+def test_pocket_says_it_and_keeps_the_rest() -> None:
+    model = LanguageModel(POCKET, "cpu")
+    facts = [ask("Portugal", "The capital of {} is", "Porto", "capital"), ask("Moby-Dick", "The author of {} is", "Jane Austen", "author")]
+    elsewhere = ["The capital of Spain is", "What is the capital of Norway?", "The currency of Portugal is", "The official language of Brazil is"]
+    before = answers(model, elsewhere)
+    with applied(model, edit(model, facts, "readout")):
+        assert answers(model, ["The capital of Portugal is", "Which city is the capital of Portugal?", "Who wrote Moby-Dick?"]) == [
+            "Porto",
+            "Porto",
+            "Jane Austen",
+        ]
+        assert answers(model, elsewhere) == before
+
+
+# -- consolidation ---------------------------------------------------------------------------------------
+
+LOOSE = Limits(min_phrasings=0, min_same_subject=0, min_locality=0, max_perplexity_drift=100, min_fluency=0)
+
+
+@pytest.fixture
+def worded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+    folder = save_worded(tmp_path / "worded")
+    collect(LanguageModel(str(folder), "cpu"), (2,), str(folder / "sample.txt"))
+    yield folder
+
+
+def add(memory: HybridMemory, isles: Sequence[str]) -> None:
+    list(memory.add_facts(Request(subject=isle, relation="ferry port", prompt="The ferry port of {}", target_new=PORTS[ISLES.index(isle)]) for isle in isles))
+
+
+def test_the_same_set_gives_the_same_bits_and_other_stores_agree(worded: Path, tmp_path: Path) -> None:
+    changes = []
+    for number, isles in enumerate((ISLES[:5], ISLES[4::-1])):
+        with HybridMemory(tmp_path / str(number), model=str(worded)) as memory:
+            settings = {"weight": "1", "prefixes": "0"}
+            add(memory, isles[:3])
+            first = memory.consolidate(force=True, limits=LOOSE, method="readout", settings=settings)
+            assert first.generation == 1 and first.verification is not None and first.verification.figures()["efficacy"] == 1.0
+            add(memory, isles[3:])
+            second = memory.consolidate(force=True, limits=LOOSE)
+            changes.append(memory.generations.load(memory.generations.live())[1])
+            assert second.weights_hash != first.weights_hash and len(memory.generations.in_live()) == 5
+            for isle in isles[3:]:
+                memory.forget(memory.ledger.facts(text=isle)[0].id)
+            assert combined(tensor_hashes(memory.model.model)) == first.weights_hash, "as if the others had never been there"
+    for name, change in changes[0].items():
+        one, other = torch.from_numpy(change.dense), torch.from_numpy(changes[1][name].dense)
+        assert float((one - other).norm() / one.norm()) < 1e-4
