@@ -182,7 +182,8 @@ def shapes() -> str:
     result = load("shapes.json")
     head = (
         f"ROME and MEMIT on models of real shapes with random weights (`bench/shapes.py`, {result['cases'][0]['device']}); the peak includes the "
-        "loaded weights, which are bit-identical after each edit. Statistics are of a short text, and measured once a model."
+        "loaded weights, which are bit-identical after each edit. Seconds are of the clock, and of few facts, which bear alone what is done once an edit (context prefixes, "
+        "a solve a layer). Statistics are of a short text, and measured once a model."
     )
     lines = ["| model | parameters | method | facts | seconds | seconds a fact | peak GB | statistics, seconds |", "|---|---|---|---|---|---|---|---|"]
     for row in result["cases"]:
@@ -196,10 +197,11 @@ def shapes() -> str:
 
 def decided(case: str, row: dict[str, Any]) -> str:
     """What an answer costs more where no fact governs."""
-    parts = [f"{kind} queries {row[kind]['route_ms']:.0f} ms ({percent(row[kind]['share_of_answer'])})" for kind in ("unrelated", "neighbours")]
+    kinds = {"unrelated": "a query about something else", "neighbours": "one about a neighbour"}
+    parts = [f"{row[kind]['route_ms']:.0f} ms ({percent(row[kind]['share_of_answer'])}) for {about}" for kind, about in kinds.items()]
     return (
-        f"Deciding, with {row['facts']:,} facts in the store, that none governs takes {' and '.join(parts)} of an answer of {row['answer_tokens']} tokens by {case} "
-        f"({row['answer_ms'] / 1000:.1f} s; goal 5%)."
+        f"Deciding, with {row['facts']:,} facts in the store, that none governs takes {' and '.join(parts)}; in brackets the share of an answer of "
+        f"{row['answer_tokens']} tokens by {case}, which takes {row['answer_ms'] / 1000:.1f} s (goal 5%)."
     )
 
 
