@@ -242,3 +242,8 @@ def test_evidence_has_what_the_fact_would_be_if_it_told_of_something_else() -> N
     assert asked.contrast > other.contrast and asked.margin > 0 > other.margin and asked.known == 1.0
     (unnamed,) = witness.gather("Who is the father of Karl Ott?", [father])
     assert unnamed.contrast == 0.0 == unnamed.own
+
+
+def test_numbers_tell_names_apart() -> None:
+    assert shared("Fire Station 12", "Who built Fire Station 13?") == 0.0 < shared("Fire Station 12", "Who built the fire station?")
+    assert shared("Fire Station 12", "Who built Fire Station 12 in 1980?") == 1.0

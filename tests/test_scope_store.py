@@ -29,10 +29,13 @@ START = {
     "longer": 0.0,
     "before": 0.0,
     "shared": 4.7,
-    "margin": 1.8,
-    "strange": 1.8,
+    "own": 1.8,
+    "rival": -1.8,
+    "known": 0.0,
     "elsewhere": -2.0,
     "excluded": -2.0,
+    "contrast": 0.2,
+    "judged": 0.0,
     "bias": -4.9,
 }
 

@@ -47,7 +47,7 @@ def test_the_decision_is_the_same(memory: HybridMemory, limits: Bounds, monkeypa
             read[quick] += scorer.pairs - before
             governing[quick] = [(hit.fact.id, pytest.approx(hit.score, abs=1e-3)) for hit in router.policy.govern(hits, "9999")]
         assert governing[True] == governing[False], query
-    assert read[True] < read[False] / 2 if limits is TIGHT else read[True] == read[False]
+    assert read[True] < read[False] / 2 if limits is TIGHT else read[False] / 2 < read[True] <= read[False]
 
 
 def test_what_shares_nothing_costs_no_reading(memory: HybridMemory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ RISING = {"logit", "named", "variant", "shared", "own", "margin", "familiar", "s
 FALLING = {"longer", "rival", "elsewhere", "excluded"}
 Tree = tuple[list[int], list[float], list[float]]
 """Which evidence is compared, with what, and what the four ends add."""
+PRIOR = 10_000
+"""How many examples the sum is fitted to, for the sake of its ridge."""
 SMALLEST = 0.003
 """Share of the examples' weight that an end of a tree has at least."""
 
@@ -100,8 +102,9 @@ class Judge:
         y, share = labels.astype(np.float64), importance / importance.sum()
         signs = np.array([1 if name in RISING else -1 if name in FALLING else 0 for name in NAMES])
         counted = [NAMES.index(name) for name in SUMMED]
-        mean, spread = rows[:, counted].mean(0), rows[:, counted].std(0) + 1e-9
-        summed = LogisticRegression(max_iter=3000).fit((rows[:, counted] - mean) / spread, labels, sample_weight=share * len(y))
+        mean = share @ rows[:, counted]
+        spread = np.sqrt(share @ (rows[:, counted] - mean) ** 2) + 1e-9
+        summed = LogisticRegression(max_iter=3000, tol=1e-8).fit((rows[:, counted] - mean) / spread, labels, sample_weight=share * PRIOR)
         slope = np.zeros(len(NAMES))
         slope[counted] = summed.coef_[0] / spread
         slope[slope * signs < 0] = 0.0
