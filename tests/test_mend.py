@@ -103,7 +103,7 @@ def test_training_helps_facts_that_were_not_trained_on(model: LanguageModel, tmp
     trainer.normalise(Examples(model, FACTS))
     held_out = Examples(model, FACTS, held_out=True)
     before = trainer.measure(held_out)
-    about = train("mend", model, FACTS, tmp_path / "mend", 30, SMALL)
+    about = train("mend", model, FACTS, tmp_path / "mend", 60, SMALL)
     after = about["held_out"]
     assert after["edit_loss"] + after["drift"] < 0.9 * (before["edit_loss"] + before["drift"])
     fact = FACTS[0]
