@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from hybrid.architecture import Architecture
 from hybrid.editing import answers, applied, edit
+from hybrid.editors import columns
 from hybrid.editors.columns import checked, of_queries, of_request, taught
 from hybrid.editors.contexts import context_prefixes
 from hybrid.editors.readout import Readout, ReadoutRun, _reweighed
@@ -23,6 +27,7 @@ from hybrid.statistics import collect, second_moments, statistics_folder, write_
 from policies.consolidation import Limits
 from stores.errors import UnsupportedModel
 from stores.records import Fact
+from stores.values import ValueStore
 from tests.conftest import ISLES, PORTS, save_causal, save_worded
 
 
@@ -113,7 +118,8 @@ def test_one_solve_is_least_squares(model: LanguageModel) -> None:
 def test_columns_do_not_depend_on_what_goes_with_them(model: LanguageModel) -> None:
     run = ReadoutRun(Readout(), model, REQUESTS)
     alone = of_request(model, run.arch, REQUESTS[1], taught(REQUESTS[1], run.prefixes, 6, 4))
-    assert torch.equal(run.columns(REQUESTS[1]).keys, alone.keys) and torch.equal(run.columns(REQUESTS[1]).tokens, alone.tokens)
+    (found,) = run.columns(REQUESTS[1:])
+    assert torch.equal(found.keys, alone.keys) and torch.equal(found.tokens, alone.tokens)
     whole, one = run.stored()[1].target, ReadoutRun(Readout(), model, REQUESTS[1:]).stored()[0].target
     assert abs(whole - one).max() < 1e-5 * abs(one).max()
 
@@ -198,3 +204,50 @@ def test_the_same_set_gives_the_same_bits_and_other_stores_agree(worded: Path, t
     for name, change in changes[0].items():
         one, other = torch.from_numpy(change.dense), torch.from_numpy(changes[1][name].dense)
         assert float((one - other).norm() / one.norm()) < 1e-4
+
+
+def stored_columns(memory: HybridMemory) -> dict[str, bytes]:
+    with closing(ValueStore(memory.folder / "values.db")) as store:
+        return {key: data for (key,) in store.db.execute("SELECT key FROM columns").fetchall() if (data := store.columns(key)) is not None}
+
+
+def test_columns_that_a_store_keeps_give_the_same_bits(worded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fact more beside those of a run before: with its columns, and with none."""
+    made, found = [], []
+    monkeypatch.setattr(columns, "_collected", lambda *given, original=columns._collected: (made.append(1), original(*given))[1])
+    with HybridMemory(tmp_path / "store", model=str(worded)) as memory:
+        add(memory, ISLES[:3])
+        memory.consolidate(force=True, limits=LOOSE, method="readout", settings={"weight": "1", "prefixes": "0"})
+        first = stored_columns(memory)
+        assert len(made) == len(first) > 3
+        add(memory, ISLES[3:4])
+    for name in ("warm", "cold"):
+        shutil.copytree(tmp_path / "store", tmp_path / name)
+        if name == "cold":
+            with closing(ValueStore(tmp_path / name / "values.db")) as values:
+                values.keep_columns([])
+        made.clear()
+        with HybridMemory(tmp_path / name, model=str(worded)) as memory:
+            done = memory.consolidate(force=True, limits=LOOSE)
+            found.append((done.weights_hash, stored_columns(memory), len(made)))
+    (warm_hash, warm, few), (cold_hash, cold, all_of_them) = found
+    assert warm_hash == cold_hash and warm == cold
+    assert few == len(warm.keys() - first.keys()) < all_of_them == len(cold)
+
+
+def test_forgetting_purges_columns(worded: Path, tmp_path: Path) -> None:
+    with HybridMemory(tmp_path / "store", model=str(worded)) as memory:
+
+        def lies(data: bytes) -> bool:
+            return any(data[-16:] in path.read_bytes() for path in memory.folder.glob("values.db*"))
+
+        add(memory, ISLES[:3])
+        memory.consolidate(force=True, limits=LOOSE, method="readout", settings={"weight": "1", "prefixes": "0"})
+        fact, before = memory.ledger.facts(text=ISLES[2])[0], stored_columns(memory)
+        own = before.keys() & set(memory.stability.keys_of([fact.id]))
+        (taught,) = [before[key] for key in own if load(before[key])["places"].any()]  # what else is its own asks about others, as other facts' columns may
+        assert len(own) > 1 and all(map(lies, before.values()))
+        memory.forget(fact.id)
+        left = stored_columns(memory)
+        assert left and not own & left.keys() and all(map(lies, left.values()))
+        assert not lies(taught)
