@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load
 
 from hybrid.architecture import Architecture
+from hybrid.consolidation.checks import checks
 from hybrid.editing import answers, applied, edit
 from hybrid.editors import columns
 from hybrid.editors.columns import checked, of_queries, of_request, taught
@@ -146,13 +147,21 @@ def test_what_is_checked_is_taught_to_stay_unless_it_changes_rightly() -> None:
     fact, other = ask("Portugal", "The capital of {} is", "Porto", "capital"), ask("Germany", "The capital of {} is", "Bonn", "capital")
     model = LanguageModel(POCKET, "cpu")
     alone, both = ReadoutRun(Readout(prefixes=0), model, [fact]), ReadoutRun(Readout(prefixes=0), model, [fact, other])
-    found = [query for *_, query in checked(fact, {("portugal", "capital")})]
+    found = [query for group in checked(fact, {("portugal", "capital")}) for *_, query in group]
     assert len(found) > 15 and "The capital of Germany is" in found
-    assert "The capital of Germany is" not in [query for *_, query in checked(fact, {("portugal", "capital"), ("germany", "capital")})]
+    assert "The capital of Germany is" not in [query for group in checked(fact, {("portugal", "capital"), ("germany", "capital")}) for *_, query in group]
     spain = next(n for n, query in enumerate(found) if query == "The capital of Germany is")
     column = of_queries(model, alone.arch, found).keys[spain]
-    holds = [bool(torch.isclose(run.kept().keys, column, atol=1e-3).all(1).any()) for run in (alone, both)]  # type: ignore[union-attr]
+    holds = [bool(torch.isclose(run.kept()[0].keys, column, atol=1e-3).all(1).any()) for run in (alone, both)]  # type: ignore[union-attr]
     assert holds == [True, False]
+
+    mine = {("portugal", "capital"), ("germany", "capital")}
+    (own, together), (others, again) = checked(fact, mine), checked(other, mine)
+    assert together == again and len(together) > 5 and not {*own, *others} & {*together}
+    assert {query for *_, query in (*own, *together)} == {*checks(fact, mine).neighbours, *(query for pair in checks(fact, mine).rivals for query in pair)}
+    _, times = both.kept()  # type: ignore[misc]
+    assert int((times == 2).sum()) == len(both._kept([query for *_, query in together], True).tokens), "computed once, and counted for both"
+    assert int(alone.kept()[1].max()) == 1  # type: ignore[index]
 
 
 def test_pocket_says_it_and_keeps_the_rest() -> None:

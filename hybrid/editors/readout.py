@@ -140,25 +140,33 @@ class ReadoutRun(Run):
             wanted.append(Wanted(["taught", r.subject, r.target_new, *map(list, forms)], r.id, make))
         return self.seen.gather(wanted, self.arch.device)
 
-    def kept(self) -> Columns | None:
-        """What must stay: the model's own tokens about other subjects and relations, less what the requests change themselves."""
+    def kept(self) -> tuple[Columns, Tensor] | None:
+        """What must stay: the model's own tokens about other subjects and relations, less what the requests change themselves.
+
+        And how many times each counts (n,), float64: what a consolidation asks of all facts of a relation alike counts once for each of them.
+        """
         mine = {(r.subject.casefold(), r.relation.casefold()) for r in self.requests}
         s, wanted = self.settings, []
         groups: dict[tuple[str, ...], tuple[list[tuple[str, str, str]], bool]] = {}
+        times: dict[tuple[str, ...], int] = {}
         for request in self.requests:
             several = [(beside(request, s.beside), False)] if s.beside else []
-            several += [(alike(request, s.alike), False), (namesakes(request), False), (checked(request, mine), True)] if s.alike else []
+            several += [(alike(request, s.alike), False), (namesakes(request), False), *((group, True) for group in checked(request, mine))] if s.alike else []
             for group, whole in several:
                 if queries := tuple(query for *_, query in group):
                     groups.setdefault(queries, (group, whole))
                     whole = groups[queries][1]
+                    times[queries] = times.get(queries, 0) + 1 if whole else 1
                     wanted.append(Wanted(["kept", whole, *queries], request.id, partial(self._kept, queries, whole)))
         found = dict(zip([tuple(each.what[2:]) for each in wanted], self.seen.gather(wanted, self.arch.device), strict=True))
         parts = []
         for queries, (group, whole) in groups.items():
             stays = [subject == "" or (subject.casefold(), relation.casefold()) not in mine for subject, relation, _ in group]
             parts.append(found[queries] if whole else found[queries][torch.tensor(stays, device=self.arch.device).nonzero()[:, 0]])
-        return Columns.joined(parts) if parts else None
+        if not parts:
+            return None
+        counts = [part.odds.new_full((len(part.odds),), times[queries], dtype=torch.float64) for queries, part in zip(groups, parts, strict=True)]
+        return Columns.joined(parts), torch.cat(counts)
 
     def _kept(self, queries: Sequence[str], whole: bool) -> Columns:
         """Columns of queries that must stay, with their `whole` answers; which a consolidation has asked for already, and kept."""
@@ -231,9 +239,10 @@ class ReadoutRun(Run):
         right = self._weighed(Columns.joined(several), group, left, self.kept(), self.covariance(self.layers[0]), weight or self.settings.weight)
         return left, right, owners
 
-    def _weighed(self, taught: Columns, group: Tensor, left: Tensor, kept: Columns | None, covariance: Covariance, weight: float) -> Tensor:
+    def _weighed(self, taught: Columns, group: Tensor, left: Tensor, staying: tuple[Columns, Tensor] | None, covariance: Covariance, weight: float) -> Tensor:
         """Solve, see what is said and what has changed, weigh anew; the right factor (d_in, g) of the last solve."""
         keys, own = taught.keys.double(), torch.ones(len(group), dtype=torch.float64, device=group.device)
+        kept, times = (None, own[:0]) if staying is None else staying
         others = keys[:0] if kept is None else kept.keys.double()
         stay = own.new_ones(len(others))
         if kept is not None:
@@ -241,7 +250,7 @@ class ReadoutRun(Run):
             sure = ((kept.odds.double() - 0.1) / 0.3).clamp(0, 1)
         for number in range(self.settings.rounds):
             pulled = keys * own[:, None]
-            factor, failed = torch.linalg.cholesky_ex(weight * covariance.matrix + keys.T @ pulled + others.T @ (others * stay[:, None]))
+            factor, failed = torch.linalg.cholesky_ex(weight * covariance.matrix + keys.T @ pulled + others.T @ (others * (times * stay)[:, None]))
             if int(failed):
                 raise HybridError("the normal equations are singular: the statistics come from too few tokens; repeat `hybrid stats` with more text")
             right = torch.cholesky_solve(keys.new_zeros(len(factor), left.shape[1]).index_add(1, group, pulled.T), factor)
