@@ -260,3 +260,11 @@ def test_forgetting_purges_columns(worded: Path, tmp_path: Path) -> None:
         left = stored_columns(memory)
         assert left and not own & left.keys() and all(map(lies, left.values()))
         assert not lies(taught)
+
+
+def test_columns_take_no_more_than_their_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.values.ROOM", 8)
+    with closing(ValueStore(tmp_path / "values.db")) as store:
+        for key, data in (("a", b"12345"), ("b", b"1234"), ("a", b"12345678"), ("c", b"")):
+            store.put_columns(key, data)
+        assert [store.columns(key) for key in "abc"] == [b"12345678", None, b""]
