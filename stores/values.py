@@ -1,4 +1,4 @@
-"""Optimised values by content, so that a value is computed once: SQLite, beside the ledger or in the cache folder."""
+"""Optimised values by content, so that a value is computed once; what the base answered, and its columns, likewise: SQLite, beside the ledger or in the cache folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import sqlite_utils
+
+ROOM = 2**30
+"""Bytes that columns may take; beyond that none are added, and they are computed in each run."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class ValueStore:
         self.db.execute("PRAGMA secure_delete = on")
         self.db["target_values"].create({"key": str, "target": bytes, "loss": float, "steps": int}, pk="key", if_not_exists=True)
         self.db["answers"].create({"key": str, "text": str}, pk="key", if_not_exists=True)
+        self.db["columns"].create({"key": str, "size": int, "data": bytes}, pk="key", if_not_exists=True)
 
     def get(self, keys: Sequence[str]) -> dict[str, StoredValue]:
         """Those of the keys that are stored."""
@@ -66,11 +70,30 @@ class ValueStore:
         """Store answers."""
         self.db["answers"].insert_all([{"key": key, "text": text} for key, text in texts], pk="key", replace=True)
 
+    def columns(self, key: str) -> bytes | None:
+        """Some columns as a safetensors file's content; None if they are not stored."""
+        row = self.db.execute("SELECT data FROM columns WHERE key = ?", [key]).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put_columns(self, key: str, data: bytes) -> None:
+        """Store columns, unless they have taken up their room; what is there already is replaced."""
+        with self.db.conn:
+            (taken,) = self.db.execute("SELECT coalesce(sum(size), 0) FROM columns WHERE key != ?", [key]).fetchone()
+            if taken + len(data) <= ROOM:
+                self.db.execute("INSERT OR REPLACE INTO columns VALUES (?, ?, ?)", [key, len(data), data])
+
+    def keep_columns(self, keys: Iterable[str]) -> None:
+        """Erase all columns but these."""
+        kept = set(keys)
+        gone = [row for row in self.db.execute("SELECT key FROM columns").fetchall() if row[0] not in kept]
+        with self.db.conn:
+            self.db.conn.executemany("DELETE FROM columns WHERE key = ?", gone)
+
     def forget(self, keys: Iterable[str]) -> None:
-        """Erase values and answers, the pages that held them included."""
+        """Erase values, answers and columns, the pages that held them included."""
         gone = [(key,) for key in keys]
         with self.db.conn:
-            for table in ("target_values", "answers"):
+            for table in ("target_values", "answers", "columns"):
                 self.db.conn.executemany(f"DELETE FROM {table} WHERE key = ?", gone)
         self.db.vacuum()
         self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

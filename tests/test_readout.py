@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from hybrid.architecture import Architecture
+from hybrid.consolidation.checks import checks
 from hybrid.editing import answers, applied, edit
+from hybrid.editors import columns
 from hybrid.editors.columns import checked, of_queries, of_request, taught
 from hybrid.editors.contexts import context_prefixes
 from hybrid.editors.readout import Readout, ReadoutRun, _reweighed
@@ -23,6 +28,7 @@ from hybrid.statistics import collect, second_moments, statistics_folder, write_
 from policies.consolidation import Limits
 from stores.errors import UnsupportedModel
 from stores.records import Fact
+from stores.values import ValueStore
 from tests.conftest import ISLES, PORTS, save_causal, save_worded
 
 
@@ -113,7 +119,8 @@ def test_one_solve_is_least_squares(model: LanguageModel) -> None:
 def test_columns_do_not_depend_on_what_goes_with_them(model: LanguageModel) -> None:
     run = ReadoutRun(Readout(), model, REQUESTS)
     alone = of_request(model, run.arch, REQUESTS[1], taught(REQUESTS[1], run.prefixes, 6, 4))
-    assert torch.equal(run.columns(REQUESTS[1]).keys, alone.keys) and torch.equal(run.columns(REQUESTS[1]).tokens, alone.tokens)
+    (found,) = run.columns(REQUESTS[1:])
+    assert torch.equal(found.keys, alone.keys) and torch.equal(found.tokens, alone.tokens)
     whole, one = run.stored()[1].target, ReadoutRun(Readout(), model, REQUESTS[1:]).stored()[0].target
     assert abs(whole - one).max() < 1e-5 * abs(one).max()
 
@@ -140,13 +147,21 @@ def test_what_is_checked_is_taught_to_stay_unless_it_changes_rightly() -> None:
     fact, other = ask("Portugal", "The capital of {} is", "Porto", "capital"), ask("Germany", "The capital of {} is", "Bonn", "capital")
     model = LanguageModel(POCKET, "cpu")
     alone, both = ReadoutRun(Readout(prefixes=0), model, [fact]), ReadoutRun(Readout(prefixes=0), model, [fact, other])
-    found = [query for *_, query in checked(fact, {("portugal", "capital")})]
+    found = [query for group in checked(fact, {("portugal", "capital")}) for *_, query in group]
     assert len(found) > 15 and "The capital of Germany is" in found
-    assert "The capital of Germany is" not in [query for *_, query in checked(fact, {("portugal", "capital"), ("germany", "capital")})]
+    assert "The capital of Germany is" not in [query for group in checked(fact, {("portugal", "capital"), ("germany", "capital")}) for *_, query in group]
     spain = next(n for n, query in enumerate(found) if query == "The capital of Germany is")
     column = of_queries(model, alone.arch, found).keys[spain]
-    holds = [bool(torch.isclose(run.kept().keys, column, atol=1e-3).all(1).any()) for run in (alone, both)]  # type: ignore[union-attr]
+    holds = [bool(torch.isclose(run.kept()[0].keys, column, atol=1e-3).all(1).any()) for run in (alone, both)]  # type: ignore[union-attr]
     assert holds == [True, False]
+
+    mine = {("portugal", "capital"), ("germany", "capital")}
+    (own, together), (others, again) = checked(fact, mine), checked(other, mine)
+    assert together == again and len(together) > 5 and not {*own, *others} & {*together}
+    assert {query for *_, query in (*own, *together)} == {*checks(fact, mine).neighbours, *(query for pair in checks(fact, mine).rivals for query in pair)}
+    _, times = both.kept()  # type: ignore[misc]
+    assert int((times == 2).sum()) == len(both._kept([query for *_, query in together], True).tokens), "computed once, and counted for both"
+    assert int(alone.kept()[1].max()) == 1  # type: ignore[index]
 
 
 def test_pocket_says_it_and_keeps_the_rest() -> None:
@@ -198,3 +213,58 @@ def test_the_same_set_gives_the_same_bits_and_other_stores_agree(worded: Path, t
     for name, change in changes[0].items():
         one, other = torch.from_numpy(change.dense), torch.from_numpy(changes[1][name].dense)
         assert float((one - other).norm() / one.norm()) < 1e-4
+
+
+def stored_columns(memory: HybridMemory) -> dict[str, bytes]:
+    with closing(ValueStore(memory.folder / "values.db")) as store:
+        return {key: data for (key,) in store.db.execute("SELECT key FROM columns").fetchall() if (data := store.columns(key)) is not None}
+
+
+def test_columns_that_a_store_keeps_give_the_same_bits(worded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fact more beside those of a run before: with its columns, and with none."""
+    made, found = [], []
+    monkeypatch.setattr(columns, "_collected", lambda *given, original=columns._collected: (made.append(1), original(*given))[1])
+    with HybridMemory(tmp_path / "store", model=str(worded)) as memory:
+        add(memory, ISLES[:3])
+        memory.consolidate(force=True, limits=LOOSE, method="readout", settings={"weight": "1", "prefixes": "0"})
+        first = stored_columns(memory)
+        assert len(made) == len(first) > 3
+        add(memory, ISLES[3:4])
+    for name in ("warm", "cold"):
+        shutil.copytree(tmp_path / "store", tmp_path / name)
+        if name == "cold":
+            with closing(ValueStore(tmp_path / name / "values.db")) as values:
+                values.keep_columns([])
+        made.clear()
+        with HybridMemory(tmp_path / name, model=str(worded)) as memory:
+            done = memory.consolidate(force=True, limits=LOOSE)
+            found.append((done.weights_hash, stored_columns(memory), len(made)))
+    (warm_hash, warm, few), (cold_hash, cold, all_of_them) = found
+    assert warm_hash == cold_hash and warm == cold
+    assert few == len(warm.keys() - first.keys()) < all_of_them == len(cold)
+
+
+def test_forgetting_purges_columns(worded: Path, tmp_path: Path) -> None:
+    with HybridMemory(tmp_path / "store", model=str(worded)) as memory:
+
+        def lies(data: bytes) -> bool:
+            return any(data[-16:] in path.read_bytes() for path in memory.folder.glob("values.db*"))
+
+        add(memory, ISLES[:3])
+        memory.consolidate(force=True, limits=LOOSE, method="readout", settings={"weight": "1", "prefixes": "0"})
+        fact, before = memory.ledger.facts(text=ISLES[2])[0], stored_columns(memory)
+        own = before.keys() & set(memory.stability.keys_of([fact.id]))
+        (taught,) = [before[key] for key in own if load(before[key])["places"].any()]  # what else is its own asks about others, as other facts' columns may
+        assert len(own) > 1 and all(map(lies, before.values()))
+        memory.forget(fact.id)
+        left = stored_columns(memory)
+        assert left and not own & left.keys() and all(map(lies, left.values()))
+        assert not lies(taught)
+
+
+def test_columns_take_no_more_than_their_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.values.ROOM", 8)
+    with closing(ValueStore(tmp_path / "values.db")) as store:
+        for key, data in (("a", b"12345"), ("b", b"1234"), ("a", b"12345678"), ("c", b"")):
+            store.put_columns(key, data)
+        assert [store.columns(key) for key in "abc"] == [b"12345678", None, b""]

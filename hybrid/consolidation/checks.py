@@ -66,14 +66,22 @@ def checks(fact: Fact, others: Collection[tuple[str, str]] = ()) -> Checks:
     statements = [] if relation is None else _shuffled([fill(s, fact.subject) for s in relation.statements], fact)
     questions = [*fact.questions, *([] if relation is None else _shuffled([fill(q, fact.subject) for q in relation.questions], fact))]
     phrasings = [*_new(statements, known, PHRASINGS), *_new(questions, known, QUESTIONS)]
-    name = fact.relation.casefold()
-    kinds = subjects()
-    near = kinds[relation.subject_type] if relation else [each for several in kinds.values() for each in several[:2]]
-    near = [s for s in near[1::2] if (s.casefold(), name) not in others and s.casefold() != fact.subject.casefold()]
-    around = [fill(fact.prompt, subject) for subject in _shuffled(near, fact)[:NEIGHBOURS]]
-    around += [] if relation is None else [fill(relation.statements[0], subject) for subject in near[:SHARED]]
+    around = [*(fill(fact.prompt, subject) for subject in _shuffled(_near(fact, others), fact)[:NEIGHBOURS]), *shared(fact, others)]
     pairs = [(fill(q, fact.subject), fill(s, fact.subject)) for other, q, s in rivals(fact) if (fact.subject.casefold(), other.casefold()) not in others]
     return Checks(fact, tuple(phrasings), tuple(dict.fromkeys(around)), tuple(pairs))
+
+
+def shared(fact: Fact, others: Collection[tuple[str, str]] = ()) -> list[str]:
+    """The neighbours of a fact that all facts of its relation have; `others` as for `checks`."""
+    relation = find(fact.relation)
+    return [] if relation is None else [fill(relation.statements[0], subject) for subject in _near(fact, others)[:SHARED]]
+
+
+def _near(fact: Fact, others: Collection[tuple[str, str]]) -> list[str]:
+    """Other subjects of the kind, every other one of the project's list, whose answers may not change."""
+    relation, kinds, name = find(fact.relation), subjects(), fact.relation.casefold()
+    near = kinds[relation.subject_type] if relation else [each for several in kinds.values() for each in several[:2]]
+    return [s for s in near[1::2] if (s.casefold(), name) not in others and s.casefold() != fact.subject.casefold()]
 
 
 def checks_of(facts: Sequence[Fact]) -> list[Checks]:

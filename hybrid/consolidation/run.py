@@ -75,7 +75,9 @@ def consolidate(
     policy, limits = policy or ConsolidationPolicy(), limits or Limits()
     with Workshop(memory, chosen).open() as shop:
         verdicts, newcomers = shop.verdicts(policy, limits, force=force, retry=retry)
-        return Run(shop, limits, probes).go(verdicts, newcomers, again=retry)
+        result = Run(shop, limits, probes).go(verdicts, newcomers, again=retry)
+        shop.solver.seen.trim()
+        return result
 
 
 class Run:

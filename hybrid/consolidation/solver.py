@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from torch import Tensor
 from hybrid.architecture import Architecture, captured, oriented
 from hybrid.editing import revert
 from hybrid.editors import editor_class
-from hybrid.editors.columns import Columns
+from hybrid.editors.column_cache import ColumnCache
 from hybrid.editors.keys import Walk
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.published import configured, default_layers, settings_for
@@ -66,11 +66,21 @@ class Solver:
         given: settings that override the published ones for the model.
         threads: of the solve, part of the settings: another number may round otherwise.
         lightest: the covariance weight at which the ladder begins, if it is not the editor's; no ladder if `given` has a weight and this is None.
+        note: told (fact id, key) of what is kept beside values, so that forgetting a fact forgets it.
     Raises:
         HybridError: if the method does not solve in one batch.
     """
 
-    def __init__(self, model: LanguageModel, method: str, given: Mapping[str, Any], cache: ValueStore, threads: int, lightest: float | None = None):
+    def __init__(
+        self,
+        model: LanguageModel,
+        method: str,
+        given: Mapping[str, Any],
+        cache: ValueStore,
+        threads: int,
+        lightest: float | None = None,
+        note: Callable[[Iterable[tuple[str, str]]], None] | None = None,
+    ):
         if method not in METHODS:
             raise HybridError(f"{method!r} cannot consolidate; choose one of {', '.join(METHODS)}, which solve all facts in one batch")
         self.model, self.method, self.cache, self.threads = model, method, cache, threads
@@ -79,7 +89,8 @@ class Solver:
         usual = {name: value for name, value in usual.items() if name in {field.name for field in fields(kind)}}
         self.editor: Any = configured(kind, method, model, {**usual, **given, "cache": cache})
         self._last: tuple[list[str], Run, Walk] | None = None
-        self._seen: dict[str, Columns] = {}
+        base = {"model": model.identity.weights_hash, "device": model.model.device.type, "dtype": str(model.model.dtype)}
+        self.seen = ColumnCache(base, cache, note)
         self._solved: dict[tuple[tuple[str, ...], float | None], Solution] = {}
         published = getattr(self.editor, "weight", None)
         self.lightest: float | None = lightest or (None if "weight" in given else published)
@@ -130,7 +141,7 @@ class Solver:
 
     def _run(self, facts: Sequence[Fact]) -> Run:
         if self.method == "readout":
-            return ReadoutRun(self.editor, self.model, facts, cache=self.cache, seen=self._seen)
+            return ReadoutRun(self.editor, self.model, facts, cache=self.cache, seen=self.seen)
         return Run(self.method, self.editor, self.model, facts, self.layers, at="block", cache=self.cache)
 
     def usable(self, facts: Sequence[Fact]) -> tuple[list[Fact], dict[str, str]]:

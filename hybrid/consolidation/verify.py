@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -227,14 +228,23 @@ class Examiner:
 
     @cached_property
     def base(self) -> General:
-        """`general` of the base weights; the model must hold them when this is first asked for."""
-        return self.general()
+        """`general` of the base weights, kept but for the probes; the model must hold them when this is first asked for."""
+        about = [self.model.identity.weights_hash, self.model.model.device.type, str(self.model.model.dtype), prose(), FREE_TEXTS, FREE_TOKENS]
+        key = content_key(kind="general", about=about)
+        if key in (stored := self.cache.answers([key])):
+            perplexity, fluency = json.loads(stored[key])
+            return General(perplexity, fluency, self._probed())
+        made = self.general()
+        self.cache.put_answers([(key, json.dumps([made.perplexity, made.fluency]))])
+        return made
 
     def general(self) -> General:
         """Perplexity on the fixed text, fluency, and the probes."""
-        probed = self.ask((probe.query for probe in self.probes), 48)
         free = free_texts(self.model, [" ".join(text.split()[:4]) for text in prose()[:FREE_TEXTS]])
-        return General(perplexity(self.model, prose()), entropy(free), probed)
+        return General(perplexity(self.model, prose()), entropy(free), self._probed())
+
+    def _probed(self) -> dict[str, str]:
+        return self.ask((probe.query for probe in self.probes), 48)
 
 
 @torch.inference_mode()

@@ -49,7 +49,7 @@ class Workshop:
             self.cache = ValueStore(memory.folder / "values.db")
             try:
                 method, given = self.chosen or remembered(memory)
-                self.solver = Solver(memory.model, method, typed(method, dict(given)), self.cache, _threads(memory))
+                self.solver = Solver(memory.model, method, typed(method, dict(given)), self.cache, _threads(memory), note=memory.stability.note_keys)
                 _ = self.solver.base_hashes  # while the base is what the model holds
                 yield self
                 if self.chosen:
@@ -61,7 +61,8 @@ class Workshop:
     def as_made(self, manifest: Manifest) -> Solver:
         """The solver that a generation was made with, whatever the store's settings are by now."""
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in manifest.settings.items() if name not in SURROUNDINGS}
-        solver = Solver(self.memory.model, manifest.method, given, self.cache, int(manifest.settings["threads"]), manifest.settings.get("lightest"))
+        threads, lightest = int(manifest.settings["threads"]), manifest.settings.get("lightest")
+        solver = Solver(self.memory.model, manifest.method, given, self.cache, threads, lightest, self.memory.stability.note_keys)
         solver.base_hashes = self.solver.base_hashes
         return solver
 

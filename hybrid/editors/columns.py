@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured
-from hybrid.consolidation.checks import checks, subjects
+from hybrid.consolidation.checks import checks, shared, subjects
 from hybrid.editors.kept import TRIED
 from hybrid.editors.requests import passage
 from hybrid.lexicon import fill, find, relations
@@ -84,10 +84,14 @@ def beside(request: Fact, most: int) -> list[tuple[str, str, str]]:
     return [(request.subject, each.name, fill(form, request.subject)) for each, form in forms]
 
 
-def checked(request: Fact, changing: Collection[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """(subject, relation, query): what a consolidation asks to see that nothing else has changed. `changing`: (subject, relation), casefolded, of the requests."""
-    found = checks(request, changing)
-    return [("", "", query) for query in (*found.neighbours, *(query for pair in found.rivals for query in pair))]
+def checked(request: Fact, changing: Collection[tuple[str, str]]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """(subject, relation, query): what a consolidation asks to see that nothing else has changed, for this request, and for all of its relation alike.
+
+    `changing`: (subject, relation), casefolded, of the requests.
+    """
+    found, alike = checks(request, changing), dict.fromkeys(shared(request, changing))
+    own = [query for query in (*found.neighbours, *(query for pair in found.rivals for query in pair)) if query not in alike]
+    return [("", "", query) for query in own], [("", "", query) for query in alike]
 
 
 def namesakes(request: Fact) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture
+from hybrid.editors.column_cache import ColumnCache, Wanted
 from hybrid.editors.columns import Columns, alike, beside, checked, namesakes, of_queries, of_request, taught
 from hybrid.editors.kept import TOKENS, answer_key
 from hybrid.editors.locate_and_edit import Run
@@ -89,20 +91,25 @@ class ReadoutRun(Run):
     """The editor's run over some requests.
 
     Args:
-        seen: keeps columns by content between runs on the same weights; they do not depend on what is edited together.
+        seen: keeps columns by content between runs on the same base; they do not depend on what is edited together.
     """
 
-    def __init__(
-        self, settings: Any, model: LanguageModel, requests: Sequence[Fact], *, cache: ValueStore | None = None, seen: dict[str, Columns] | None = None
-    ):
+    def __init__(self, settings: Any, model: LanguageModel, requests: Sequence[Fact], *, cache: ValueStore | None = None, seen: ColumnCache | None = None):
         arch = Architecture(model.model)
         last = len(arch) - 1
         if settings.layers not in ((), (last,)):
             raise ValueError(f"readout edits the last block, {last}, and not layers {list(settings.layers)}; leave out --set layers, or use memit")
         if not arch.layout.plain:
             raise UnsupportedModel(f"{model.name!r} has a norm behind its feed-forward networks, which readout does not know; use memit")
-        self.seen = {} if seen is None else seen
+        self.seen = seen or ColumnCache({})
+        self._read: Covariance | None = None
         super().__init__("readout", settings, model, requests, (last,), at="block", cache=cache)
+
+    def covariance(self, layer: int) -> Covariance:
+        """The last block's statistics, read once."""
+        if self._read is None:
+            self._read = super().covariance(layer)
+        return self._read
 
     def _forms(self, request: Fact) -> list[tuple[str, str]]:
         return taught(request, self.prefixes, self.settings.wordings, self.settings.questions)
@@ -124,27 +131,42 @@ class ReadoutRun(Run):
                 self.cache.put(made.items())
         return [self.known[key] for key in keys]
 
-    def columns(self, request: Fact) -> Columns:
-        """Where the request's target is predicted."""
-        forms = self._forms(request)
-        return self._seen(["taught", request.subject, request.target_new, *map(list, forms)], lambda: of_request(self.model, self.arch, request, forms))
+    def columns(self, requests: Sequence[Fact]) -> list[Columns]:
+        """Where each request's target is predicted."""
+        wanted = []
+        for r in requests:
+            forms = self._forms(r)
+            make = partial(of_request, self.model, self.arch, r, forms)
+            wanted.append(Wanted(["taught", r.subject, r.target_new, *map(list, forms)], r.id, make))
+        return self.seen.gather(wanted, self.arch.device)
 
-    def kept(self) -> Columns | None:
-        """What must stay: the model's own tokens about other subjects and relations, less what the requests change themselves."""
+    def kept(self) -> tuple[Columns, Tensor] | None:
+        """What must stay: the model's own tokens about other subjects and relations, less what the requests change themselves.
+
+        And how many times each counts (n,), float64: what a consolidation asks of all facts of a relation alike counts once for each of them.
+        """
         mine = {(r.subject.casefold(), r.relation.casefold()) for r in self.requests}
-        s, groups = self.settings, []
+        s, wanted = self.settings, []
+        groups: dict[tuple[str, ...], tuple[list[tuple[str, str, str]], bool]] = {}
+        times: dict[tuple[str, ...], int] = {}
         for request in self.requests:
-            groups += [(beside(request, s.beside), False)] if s.beside else []
-            groups += [(alike(request, s.alike), False), (namesakes(request), False), (checked(request, mine), True)] if s.alike else []
-        parts, had = [], set()
-        for group, whole in groups:
-            queries = tuple(query for *_, query in group)
-            if queries and queries not in had:
-                found = self._seen(["kept", whole, *queries], lambda queries=queries, whole=whole: self._kept(queries, whole))
-                stays = [subject == "" or (subject.casefold(), relation.casefold()) not in mine for subject, relation, _ in group]
-                parts.append(found if whole else found[torch.tensor(stays, device=self.arch.device).nonzero()[:, 0]])
-                had.add(queries)
-        return Columns.joined(parts) if parts else None
+            several = [(beside(request, s.beside), False)] if s.beside else []
+            several += [(alike(request, s.alike), False), (namesakes(request), False), *((group, True) for group in checked(request, mine))] if s.alike else []
+            for group, whole in several:
+                if queries := tuple(query for *_, query in group):
+                    groups.setdefault(queries, (group, whole))
+                    whole = groups[queries][1]
+                    times[queries] = times.get(queries, 0) + 1 if whole else 1
+                    wanted.append(Wanted(["kept", whole, *queries], request.id, partial(self._kept, queries, whole)))
+        found = dict(zip([tuple(each.what[2:]) for each in wanted], self.seen.gather(wanted, self.arch.device), strict=True))
+        parts = []
+        for queries, (group, whole) in groups.items():
+            stays = [subject == "" or (subject.casefold(), relation.casefold()) not in mine for subject, relation, _ in group]
+            parts.append(found[queries] if whole else found[queries][torch.tensor(stays, device=self.arch.device).nonzero()[:, 0]])
+        if not parts:
+            return None
+        counts = [part.odds.new_full((len(part.odds),), times[queries], dtype=torch.float64) for queries, part in zip(groups, parts, strict=True)]
+        return Columns.joined(parts), torch.cat(counts)
 
     def _kept(self, queries: Sequence[str], whole: bool) -> Columns:
         """Columns of queries that must stay, with their `whole` answers; which a consolidation has asked for already, and kept."""
@@ -158,12 +180,6 @@ class ReadoutRun(Run):
                 answers = self.model.complete_all([Prompt(query_text(query)) for query in queries], TOKENS)
         return of_queries(self.model, self.arch, queries, answers)
 
-    def _seen(self, what: list[Any], make: Any) -> Columns:
-        key = content_key(what=what)
-        if key not in self.seen:
-            self.seen[key] = make()
-        return self.seen[key]
-
     def scores(self, states: Tensor) -> Tensor:
         """Scores (n, vocabulary) of the last block's outputs (n, d)."""
         norm = self.model.model.get_submodule(self.arch.layout.norm)
@@ -174,7 +190,7 @@ class ReadoutRun(Run):
         found: list[StoredValue] = []
         room = MEMORY // (16 * self.arch.head.weight.shape[0])
         parts: list[list[Columns]] = [[]]
-        for columns in map(self.columns, requests):
+        for columns in self.columns(requests):
             if parts[-1] and sum(len(each.tokens) for each in (*parts[-1], columns)) > room:
                 parts.append([])
             parts[-1].append(columns)
@@ -213,7 +229,7 @@ class ReadoutRun(Run):
         Raises:
             HybridError: if the system is singular.
         """
-        several = [self.columns(request) for request in self.requests]
+        several = self.columns(self.requests)
         width = several[0].states.shape[1]
         values = [torch.from_numpy(v.target.copy()).view(-1, width) for v in self.stored()]
         owners = tuple(n for n, value in enumerate(values) for _ in value)
@@ -223,9 +239,10 @@ class ReadoutRun(Run):
         right = self._weighed(Columns.joined(several), group, left, self.kept(), self.covariance(self.layers[0]), weight or self.settings.weight)
         return left, right, owners
 
-    def _weighed(self, taught: Columns, group: Tensor, left: Tensor, kept: Columns | None, covariance: Covariance, weight: float) -> Tensor:
+    def _weighed(self, taught: Columns, group: Tensor, left: Tensor, staying: tuple[Columns, Tensor] | None, covariance: Covariance, weight: float) -> Tensor:
         """Solve, see what is said and what has changed, weigh anew; the right factor (d_in, g) of the last solve."""
         keys, own = taught.keys.double(), torch.ones(len(group), dtype=torch.float64, device=group.device)
+        kept, times = (None, own[:0]) if staying is None else staying
         others = keys[:0] if kept is None else kept.keys.double()
         stay = own.new_ones(len(others))
         if kept is not None:
@@ -233,7 +250,7 @@ class ReadoutRun(Run):
             sure = ((kept.odds.double() - 0.1) / 0.3).clamp(0, 1)
         for number in range(self.settings.rounds):
             pulled = keys * own[:, None]
-            factor, failed = torch.linalg.cholesky_ex(weight * covariance.matrix + keys.T @ pulled + others.T @ (others * stay[:, None]))
+            factor, failed = torch.linalg.cholesky_ex(weight * covariance.matrix + keys.T @ pulled + others.T @ (others * (times * stay)[:, None]))
             if int(failed):
                 raise HybridError("the normal equations are singular: the statistics come from too few tokens; repeat `hybrid stats` with more text")
             right = torch.cholesky_solve(keys.new_zeros(len(factor), left.shape[1]).index_add(1, group, pulled.T), factor)
