@@ -33,6 +33,8 @@ SENTENCE = re.compile(r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St)\.)(?<!\bMrs\
 """Initials and titles end no sentence."""
 WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
+EXACT, APART = 0.97, 0.1
+"""From which cosine with another relation's wording, and how much more than with the fact's own, a query is worded as that relation is."""
 RIVALS = 4
 """Other relations that the fact is read as if it told of."""
 
@@ -142,7 +144,7 @@ class Reading:
             own=wording.own,
             rival=wording.rival,
             known=float(self.relation is not None),
-            elsewhere=float(self.elsewhere),
+            elsewhere=float(self.elsewhere) + float(self.relation is not None and wording.rival >= EXACT and wording.own <= wording.rival - APART),
             excluded=float(self.excluded),
             contrast=contrast,
         )
