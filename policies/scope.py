@@ -57,7 +57,7 @@ class Evidence:
     known: float
     """1 if the lexicon knows the fact's relation."""
     elsewhere: float = 0.0
-    """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells; and 1 if it is worded as another relation is."""
+    """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells; 2 if it is worded as another relation is, too."""
     excluded: float = 0.0
     """1 if the query rules the fact's value out ("other than Oslo")."""
     contrast: float = 0.0

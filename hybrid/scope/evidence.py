@@ -144,7 +144,7 @@ class Reading:
             own=wording.own,
             rival=wording.rival,
             known=float(self.relation is not None),
-            elsewhere=float(self.elsewhere) + float(self.relation is not None and wording.rival >= EXACT and wording.own <= wording.rival - APART),
+            elsewhere=float(self.elsewhere) * (2.0 if wording.rival >= EXACT and wording.own <= wording.rival - APART else 1.0),
             excluded=float(self.excluded),
             contrast=contrast,
         )
