@@ -173,8 +173,7 @@ class Solver:
     def _fill(self, facts: Sequence[Fact]) -> dict[str, str]:
         """Values of some facts; if one of them diverges, each is tried for itself."""
         try:
-            run = self._run(facts)
-            run.stored() if isinstance(run, ReadoutRun) else run.values()
+            self._run(facts).values()
         except HybridError as error:
             if len(facts) == 1:
                 return {facts[0].id: str(error)}

@@ -82,9 +82,7 @@ class Readout:
         """Values for all requests, then the solves."""
         run = ReadoutRun(self, model, requests, cache=self.cache)
         left, right, _ = run.solved()
-        values = run.stored()
-        numbers = Values(torch.empty(0), torch.tensor([v.loss for v in values]), torch.tensor([v.steps for v in values]))
-        return run.delta({run.arch.weight_name(run.layers[0]): Factors(left.cpu().numpy(), right.cpu().numpy())}, numbers)
+        return run.delta({run.arch.weight_name(run.layers[0]): Factors(left.cpu().numpy(), right.cpu().numpy())}, run.values())
 
 
 class ReadoutRun(Run):
@@ -130,6 +128,11 @@ class ReadoutRun(Run):
             if self.cache is not None:
                 self.cache.put(made.items())
         return [self.known[key] for key in keys]
+
+    def values(self) -> Values:
+        """How each request's value came out; the values themselves, which are as many as a target has tokens, are `stored`."""
+        found = self.stored()
+        return Values(torch.empty(0), torch.tensor([v.loss for v in found]), torch.tensor([v.steps for v in found]))
 
     def columns(self, requests: Sequence[Fact]) -> list[Columns]:
         """Where each request's target is predicted."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
-from hybrid.scope.judge import Judge
 from hybrid.scope.names import fold, longer, shared, span, variant, without
 from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.nouns import elsewhere, excluded
@@ -226,13 +225,10 @@ class Witness:
             told[i] = readings[i].evidence(mean + min(0.0, limits.rise if i in unread else 0.0), worded[i], contrasts.get(i, 0.0))
         return [self._judged(each) for each in told]
 
-    @cached_property
-    def judge(self) -> Judge | None:
-        """What weighs the evidence together; None while it has not been fitted."""
-        return self.scorer.judge
-
     def _judged(self, evidence: Evidence) -> Evidence:
-        return evidence if self.judge is None else self.judge.judged(evidence)
+        """With what it adds up to; as it is while that has not been fitted."""
+        judge = self.scorer.judge
+        return evidence if judge is None else judge.judged(evidence)
 
     def logits(self, readings: Sequence[Reading], which: slice = slice(None)) -> list[list[float]]:
         """The classifier's logits for the wordings (or some) of each fact, in one batch."""

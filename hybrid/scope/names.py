@@ -54,11 +54,11 @@ def span(name: str, text: str) -> tuple[int, int] | None:
 
 def shared(name: str, text: str) -> float:
     """Share of a name's words that the text has; none if the text has another number than the name ("Fire Station 12", "Fire Station 13")."""
-    words, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
-    numbers = {word for word in words if word.isdecimal()}
+    own, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
+    numbers = {word for word in own if word.isdecimal()}
     if numbers - there and any(word.isdecimal() for word in there):
         return 0.0
-    return sum(word in there for word in words) / max(1, len(words))
+    return sum(word in there for word in own) / max(1, len(own))
 
 
 def variant(name: str, text: str) -> tuple[int, int] | None:

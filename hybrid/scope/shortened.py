@@ -22,8 +22,8 @@ def shortened(name: str, text: str) -> tuple[int, int] | None:
     if len(name) == 1 and not name.isascii():
         found = re.search(rf"(?i)\bU\+{ord(name):04X}\b", text)
         return found.span() if found else None
-    own, there = [word for word, _ in words(name)], words(text)
-    if len(own) < 2 or not all(word[0].isupper() or word.lower() in SMALL for word in own):
+    own, there = _several(name), words(text)
+    if not own:
         return None
     acronyms = {"".join(word[0] for word in own).upper(), "".join(word[0] for word in own if word.lower() not in SMALL)}
     for word, place in there:
@@ -37,8 +37,8 @@ def shortened(name: str, text: str) -> tuple[int, int] | None:
 
 def partly(name: str, text: str) -> tuple[int, int] | None:
     """Where a person is called by the family name alone, or by a long name's first words; with no other capitalised word beside it."""
-    own, there = [word for word, _ in words(name)], words(text)
-    if len(own) < 2 or not all(word[0].isupper() or word.lower() in SMALL for word in own):
+    own, there = _several(name), words(text)
+    if not own:
         return None
     parts = [own[:-1]] if len(own) >= 3 and own[-2].lower() not in SMALL else []
     parts += [own[-1:]] if len(own[-1]) >= FAMILY else []
@@ -48,6 +48,12 @@ def partly(name: str, text: str) -> tuple[int, int] | None:
             if all(same(a, b) and b[0].isupper() for a, (b, _) in zip(part, window, strict=True)) and not _beside(text, window[0][1][0], window[-1][1][1]):
                 return window[0][1][0], window[-1][1][1]
     return None
+
+
+def _several(name: str) -> list[str]:
+    """The words of a name of several, all of them with capitals but for small ones; none of any other name."""
+    own = [word for word, _ in words(name)]
+    return own if len(own) >= 2 and all(word[0].isupper() or word.lower() in SMALL for word in own) else []
 
 
 def _cited(own: Sequence[str], initials: str, family: str) -> bool:
