@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hybrid.answer import Decision
 from hybrid.answerers import Answerer
 from hybrid.counterfactual.model import SHIPPED, CounterfactualModel, Reader
+from hybrid.counterfactual.spelling import spelt
 from hybrid.model import LanguageModel, Prompt
 from policies.routing import READERS
 from stores.errors import Conflict, HybridError
@@ -69,7 +70,11 @@ class Answerers:
         if decision.said is not None:
             yield decision.said
         elif decision.route == "counterfactual":
-            yield from self.memory.behaviour.stream(self.reader.model, self.reader.prompt(query, decision), decision, max_new_tokens)
+            reader = self.reader
+            pieces = self.memory.behaviour.stream(reader.model, reader.prompt(query, decision), decision, max_new_tokens)
+            if reader.model.name == SHIPPED and not decision.rules:
+                pieces = iter([spelt("".join(pieces), reader.values(decision))])
+            yield from pieces
         else:
             with self.memory.weights.at(decision.generation):
                 yield from self.memory.behaviour.stream(self.memory.model, self.own.prompt(query, decision), decision, max_new_tokens)

@@ -17,6 +17,7 @@ from hybrid.counterfactual import train as counterfactual
 from hybrid.counterfactual.corpus import Reading
 from hybrid.counterfactual.export import export
 from hybrid.counterfactual.model import FOLDER, CounterfactualModel, Reader
+from hybrid.counterfactual.spelling import spelt
 from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel, Prompt
 from hybrid.pocket.train import Settings, make_corpus, run
@@ -225,6 +226,31 @@ def test_the_store_holds_to_its_counterfactual_model(causal_folder: Path, store:
         choose_reader(memory, None, str(folder))
         assert memory.ask(query).route == "counterfactual"
         assert memory.ledger.verify() > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Faʻafafafafine", "faʻafafine"),
+        ("Erzs\ufffd\ufffdbet Nagy", "Erzsébet Nagy"),
+        ("Harrowgate Institute of's", "Harrowgate Institute for Tropical Medicine"),
+        ("", "faʻafafine"),
+        ("the late Erzsébet Nagy", "the late Erzsébet Nagy"),
+        ("Vienna", "Vienna"),
+    ],
+)
+def test_a_garbled_value_is_put_right(said: str, meant: str) -> None:
+    assert spelt(said, ["faʻafafine", "Erzsébet Nagy", "Harrowgate Institute for Tropical Medicine"]) == meant
+
+
+def test_what_the_shipped_reader_leaves_out_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HybridMemory(store) as memory:
+        memory.add_fact("Australia capital", "Canberra")
+        assert memory.ask("What is the capital of Australia?").route == "counterfactual"
+        monkeypatch.setattr(CounterfactualModel, "stream", lambda *_: iter(["Can", "berta"]))
+        assert memory.ask("What is the capital of Australia?").text == "Canberra"
+        monkeypatch.setattr(CounterfactualModel, "stream", lambda *_: iter(()))
+        assert memory.ask("What is the capital of Australia?").text == "Canberra"
 
 
 def test_shipped_weights_are_those_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,10 @@ class Reader:
     def __init__(self, model: CounterfactualModel, most: int | None = None):
         self.model, self.most = model, most or (1 if model.name == SHIPPED else None)
 
+    def values(self, decision: Decision) -> list[str]:
+        """The targets of the facts that are read, the best one first."""
+        return [hit.fact.target_new for hit in decision.governing[: self.most]]
+
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The facts, the best one last, then the query; the shipped model is told facts in the form that it was trained on."""
         chat = self.model.is_chat

@@ -37,13 +37,14 @@ class Reader:
         first = Probe(kind="efficacy", query=before + request.subject + after, answers=answers, place="in_scope", versus=versus, fact=0)
         return [first, *(Probe(kind="generalization", query=q, answers=answers, place="in_scope", versus=versus, fact=0) for q in rephrased)]
 
-    def portable(self, row: Row) -> list[Probe]:
-        """Consequences of the edit, by group."""
+    def portable(self, row: Row, target: str) -> list[Probe]:
+        """Consequences of the edit, by group; where the subject is asked for by another name, the edit's own target is right however the data writes it."""
         found = []
         for group, item in groups(row, "portability"):
             answers = texts(item.get("ground_truth"), f"portability.{group}.ground_truth")
             if answers:
                 place, fact = ("in_scope", 0) if group == ALIASING else ("", None)
+                answers = tuple(dict.fromkeys((*answers, target))) if group == ALIASING else answers
                 found.append(Probe(kind="portability", query=text(item, "prompt"), answers=answers, group=group, place=place, fact=fact))
             else:
                 self.unanswerable += 1
@@ -90,14 +91,16 @@ class Reader:
         versus = (true[0], request.target_new) if true and true[0] != request.target_new else None
         near = [Probe(kind="locality", query=q, place="neighborhood", group="neighborhood", versus=versus) for q in texts(row["locality_prompt"], "locality_prompt")] \
             if row.get("locality_prompt") else []  # fmt: skip
-        return record([request], [*self.asked(request, (text(row, "rephrase_prompt"),), old), *near, *self.portable(row), *self.beside(row, request)])
+        return record(
+            [request], [*self.asked(request, (text(row, "rephrase_prompt"),), old), *near, *self.portable(row, request.target_new), *self.beside(row, request)]
+        )
 
     def knowedit(self, row: Row) -> Record:
         """`prompt`, `subject`, `target_new`, and groups under `portability` and `locality`; KnowEdit has no rephrasing, zsRE has one."""
         old = texts(row.get("ground_truth"), "ground_truth")
         request = self.request(row, text(row, "prompt"), text(row, "target_new"), old)
         rephrased = texts(row.get("rephrase_prompt") or row.get("rephrase"), "rephrase_prompt")
-        return record([request], [*self.asked(request, rephrased, old), *self.portable(row), *self.beside(row, request)])
+        return record([request], [*self.asked(request, rephrased, old), *self.portable(row, request.target_new), *self.beside(row, request)])
 
     def zsre(self, row: Row) -> Record:
         """KnowEdit's shape; the rephrasing is required."""
@@ -116,7 +119,7 @@ class Reader:
             self.unanswerable += not answers
             probes += [Probe(kind="portability", query=text(hop, "New Question"), answers=answers, group="Reasoning")] if answers else []
         else:
-            probes += self.portable(row)
+            probes += self.portable(row, request.target_new)
         return record([request], probes)
 
     def qaedit(self, row: Row) -> Record:

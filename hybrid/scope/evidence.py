@@ -7,6 +7,7 @@ and "the mother of" far better. What is asked stands in a query's last sentence,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
+from hybrid.lexicon.ambiguous import ambiguous, opposite
 from hybrid.scope.names import fold, longer, shared, span, variant, without
 from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.nouns import elsewhere, excluded
@@ -36,6 +38,10 @@ EXACT, APART = 0.97, 0.1
 """From which cosine with another relation's wording, and how much more than with the fact's own, a query is worded as that relation is."""
 RIVALS = 4
 """Other relations that the fact is read as if it told of."""
+TOLD = 5
+"""Relations that a fact of an unknown one is compared with."""
+CERTAIN, AHEAD = 4.4, 1.0
+"""From which logit, and how far ahead of any other that it cannot be taken for, one of them is what the fact tells."""
 
 
 def last_sentence(query: str, *names: str) -> str:
@@ -65,7 +71,7 @@ class Reading:
     relation: str | None
     forms: tuple[str, ...]
     """The fact's own prompt and relation, without the name."""
-    elsewhere: bool
+    elsewhere: int
     """Whether something else is asked for by name, see `hybrid.scope.nouns`."""
     excluded: bool
     name: str
@@ -89,7 +95,7 @@ class Reading:
         if where is not None and _ordinary(name, last[slice(*where)], query):
             where = None
         if where is None and span(name, query) is None:
-            name, where = next(((n, found) for n in names if (found := variant(n, last))), (name, None))
+            name, where = next(((n, found) for n in names if (found := variant(n, last)) and not _ordinary(n, last[slice(*found)], query)), (name, None))
             if where is None and relation is not None and relation.subject_type == "person":
                 where = partly(name, last)
             if where is not None:
@@ -107,7 +113,7 @@ class Reading:
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         bare = without(name, asked, span(name, asked), PRONOUN)
-        other = bare is not None and elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
+        other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
         within = where is not None and longer(where, last)
         return cls(
             asked,
@@ -131,6 +137,13 @@ class Reading:
         """Whether enough of the name stands in the query to ask what else is asked about it."""
         return self.bare is not None and self.shared > 0.5
 
+    def _elsewhere(self, wording: Wording) -> float:
+        """Whether something else is asked for by name (1); in so many words, or in the words of another relation, too (2)."""
+        worded = wording.rival >= EXACT and wording.own <= wording.rival - APART
+        if worded and self.relation is not None and wording.rivals and opposite(self.relation, wording.rivals[0]):
+            return 2.0
+        return 2.0 if self.elsewhere and worded else float(self.elsewhere)
+
     def evidence(self, logit: float, wording: Wording, contrast: float = 0.0) -> Evidence:
         """What the names tell, with what the classifier and the wordings say."""
         return Evidence(
@@ -143,7 +156,7 @@ class Reading:
             own=wording.own,
             rival=wording.rival,
             known=float(self.relation is not None),
-            elsewhere=float(self.elsewhere) * (2.0 if wording.rival >= EXACT and wording.own <= wording.rival - APART else 1.0),
+            elsewhere=self._elsewhere(wording),
             excluded=float(self.excluded),
             contrast=contrast,
         )
@@ -157,8 +170,9 @@ def _words() -> frozenset[str]:
 
 
 def _ordinary(name: str, found: str, query: str) -> bool:
-    """Whether what was found is an ordinary word and not the name: a name of one word with a capital, found without one by somebody who uses them."""
-    return name[:1].isupper() and found.islower() and not query.islower() and found in _words()
+    """Whether what was found is an ordinary word and not the name: a name with a capital found without one by somebody who uses them, or HOW found as "How"."""
+    smaller = (name[:1].isupper() and found.islower()) or (len(name) > 1 and name.isupper() and not found.isupper())
+    return smaller and not query.islower() and fold(found) in _words()
 
 
 class Witness:
@@ -169,6 +183,7 @@ class Witness:
         self.embedder = embedder if embedder.name == DEFAULT else Embedder(DEFAULT)
         self._kept: dict[str, NDArray[np.float32]] = {}
         self._guesses: dict[str, str | None] = {}
+        """Relations of prompts about a pronoun, and of whole statements."""
 
     def gather(self, query: str, facts: Sequence[Fact]) -> list[Evidence]:
         """The evidence for each fact."""
@@ -176,19 +191,36 @@ class Witness:
 
     def readings(self, query: str, facts: Sequence[Fact]) -> list[Reading]:
         """Each fact beside the query."""
-        guesses = self._guessed([fill(fact.prompt, PRONOUN) for fact in facts if find(fact.relation) is None])
-        return [Reading.of(query, fact, self.phrasings.hidden, guesses.get(fill(fact.prompt, PRONOUN))) for fact in facts]
+        guesses = self._guessed(query, [fact for fact in facts if find(fact.relation) is None])
+        return [Reading.of(query, fact, self.phrasings.hidden, guesses.get(fact.statement)) for fact in facts]
 
-    def _guessed(self, prompts: Sequence[str]) -> dict[str, str | None]:
-        """The relations of prompts about a pronoun, by what they are worded like; None where that leaves a doubt."""
+    def _guessed(self, query: str, facts: Sequence[Fact]) -> dict[str, str | None]:
+        """The relations that statements are worded like, None where that leaves a doubt; where the query names the subject, the classifier is asked, too."""
         if len(self._guesses) > 65536:
             self._guesses.clear()
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._guesses]
-        if new:
-            self._embed(new)
-            for prompt in new:
-                self._guesses[prompt] = self.phrasings.surely(self._kept[prompt])
-        return {prompt: self._guesses[prompt] for prompt in prompts}
+        prompts = {fact.statement: fill(fact.prompt, PRONOUN) for fact in facts}
+        named = [fact for fact in facts if max(shared(name, query) for name in (fact.subject, *fact.aliases)) > 0.5 and fact.statement not in self._guesses]
+        new = {prompts[fact.statement] for fact in named} | {prompt for prompt in prompts.values() if prompt not in self._guesses}
+        self._embed(sorted(new))
+        near = {prompt: self.phrasings.nearest(self._kept[prompt][None])[0] for prompt in new}
+        self._guesses |= {prompt: self.phrasings.surely(each) for prompt, each in near.items()}
+        for fact in named:
+            prompt = prompts[fact.statement]
+            self._guesses[fact.statement] = self._told(fact, self.phrasings.best(near[prompt], TOLD), self._guesses[prompt])
+        return {said: self._guesses.get(said, self._guesses[prompt]) for said, prompt in prompts.items()}
+
+    def _told(self, fact: Fact, among: Sequence[str], guess: str | None) -> str | None:
+        """Which relation the classifier finds told by a statement: the guess, or one that it is sure of and takes for no other; None if there is a doubt."""
+        forms = [
+            (relation, fill(form, fact.subject)) for relation in among for form in (relations()[relation].questions[0], relations()[relation].statements[0])
+        ]
+        logits = self.scorer.logits([fact.statement] * len(forms), [form for _, form in forms]) if forms else []
+        means = {relation: (a + b) / 2 for relation, a, b in zip(among, logits[::2], logits[1::2], strict=True)}
+        best = max(means, key=lambda relation: (means[relation], relation), default=None)
+        if best is None or best == guess:
+            return best
+        rival = max((logit for relation, logit in means.items() if not ambiguous(relation, best)), default=-math.inf)
+        return best if means[best] >= CERTAIN and means[best] - rival >= AHEAD else None
 
     def weigh(self, readings: Sequence[Reading], cosines: Sequence[float] = (), worth: Worth | None = None) -> list[Evidence]:
         """The evidence for each fact.

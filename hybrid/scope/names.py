@@ -16,7 +16,7 @@ WORD = re.compile(r"\w+")
 TITLES = frozenset("dr mr mrs ms miss prof professor sir dame lord lady madam madame captain king queen saint st pope president the".split())
 RANKS = frozenset(
     "count countess baron baroness duke duchess prince princess emperor empress bishop archbishop cardinal priest father brother sister rev reverend hon honourable "
-    "general colonel major lieutenant sergeant admiral commander judge justice senator governor minister ambassador".split()
+    "general colonel major capt lieutenant sergeant admiral commander judge justice senator governor minister ambassador".split()
 )
 """Titles that are parts of other names, too ("Duke University"): left out only where two words of the name remain."""
 COMPANIES = frozenset("incorporated limited corporation company plc ag gmbh llc llp sa ab nv bv oy spa kg se".split())
@@ -96,10 +96,14 @@ def _head(name: str) -> str | None:
 
 
 def longer(where: tuple[int, int], text: str) -> bool:
-    """Whether the name at `where` is part of a longer one: beside it, with nothing but a space between, stands another capitalised word or a number."""
-    before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*) $", text[: where[0]])
+    """Whether the name at `where` is part of a longer one: beside it, with nothing but a space between, stands another capitalised word or a number.
+
+    A title before it is no part of a name, nor is a rank before two words of one ("Major Anna Berg"; but "Duke University").
+    """
+    before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[: where[0]])
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
-    return bool(after) or (before is not None and before.group(1).lower() not in TITLES)
+    titles = TITLES | RANKS if " " in text[slice(*where)].strip() else TITLES
+    return bool(after) or (before is not None and before.group(1).lower() not in titles)
 
 
 def without(name: str, text: str, where: tuple[int, int] | None, pronoun: str) -> str | None:
@@ -137,8 +141,15 @@ def _initial(a: str, b: str) -> bool:
 
 
 def _slip(a: str, b: str) -> bool:
-    """Whether one letter of a long word is another, missing, added, or in its neighbour's place."""
-    return min(len(a), len(b)) >= 5 and not (a + b).isdecimal() and OSA.distance(plain(a), plain(b), score_cutoff=1) <= 1
+    """Whether one letter of a long word is another, missing, added, or in its neighbour's place; or two words are transcribed otherwise (Yuri, Yury)."""
+    if min(len(a), len(b)) < 5:
+        return min(len(a), len(b)) == 4 and _transcribed(a) == _transcribed(b)
+    return not (a + b).isdecimal() and OSA.distance(plain(a), plain(b), score_cutoff=1) <= 1
+
+
+def _transcribed(word: str) -> str:
+    """A word as other transcriptions might spell it, too."""
+    return plain(word).replace("ph", "f").translate(str.maketrans("yjcw", "iikv"))
 
 
 def _but_a_slip(own: Sequence[str], other: Sequence[str]) -> bool:

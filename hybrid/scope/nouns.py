@@ -30,6 +30,8 @@ class Noun(NamedTuple):
     """In lower case, without article."""
     alone: bool
     """Whether the query asks for nothing else."""
+    curt: bool = False
+    """Whether it is no more than the subject and this name."""
 
 
 @lru_cache(maxsize=4)
@@ -60,7 +62,7 @@ def asked(bare: str, pronoun: str) -> Noun | None:
         if (found := frame.match(text)) and found.group(1).split()[0] not in FILLERS:
             return Noun(found.group(1), alone)
     bare_name = re.match(rf"^{re.escape(pronoun)} {PHRASE}(?: is| was)?$", text)
-    return Noun(bare_name.group(1), False) if bare_name and bare_name.group(1) in _named() else None
+    return Noun(bare_name.group(1), False, True) if bare_name and bare_name.group(1) in _named() else None
 
 
 @lru_cache(maxsize=1)
@@ -74,8 +76,10 @@ def _named() -> dict[str, frozenset[str]]:
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
-def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> bool:
-    """Whether a query asks by name for something else than a fact tells; a name that nobody knows proves nothing.
+def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> int:
+    """Whether a query asks by name for something else than a fact tells (1), and for that alone where the relations of both are known (2).
+
+    A name that nobody knows proves nothing.
 
     Args:
         noun: what is asked for, see `asked`.
@@ -85,10 +89,10 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     """
     named = _named().get(noun.phrase) if noun is not None else None
     if noun is None or named is None or (named and named <= set(hidden)):
-        return False
+        return 0
     if relation is not None and named:
-        return not any(ambiguous(each, relation.id) for each in named)
-    return not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ())))))
+        return 0 if any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
+    return int(not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ()))))))
 
 
 def excluded(target: str, query: str) -> bool:

@@ -24,6 +24,8 @@ from stores.errors import Corrupt
 
 PRONOUN = "it"
 FILE = Path(__file__).parent / "phrasings.safetensors"
+LIKE = 0.5
+"""From which cosine a wording is like another at all."""
 SURE, APART = 0.85, 0.1
 """From which cosine with a relation's phrasing, and how much more than with any other's, a wording is taken for that relation's."""
 
@@ -90,14 +92,16 @@ class Phrasings:
         near = self.nearest(vector)[0]
         return relations()[self._table[1][int(near.argmax())]] if near.max(initial=-1.0) >= least else None
 
-    def surely(self, vector: NDArray[np.float32]) -> str | None:
-        """The relation that a text is worded like, and no other that it cannot be taken for; None if there is a doubt."""
-        near = self.nearest(vector[None])[0]
-        if not len(near):
+    def surely(self, nearest: NDArray[np.float32]) -> str | None:
+        """The relation that a text is worded like, and no other that it cannot be taken for; None if there is a doubt. Of one text's row."""
+        if not (found := self.best(nearest, 1)):
             return None
-        best = self._table[1][int(near.argmax())]
-        own, rival = self.own_and_rival(near, best)
-        return best if own >= SURE and own - rival >= APART else None
+        own, rival = self.own_and_rival(nearest, found[0])
+        return found[0] if own >= SURE and own - rival >= APART else None
+
+    def best(self, nearest: NDArray[np.float32], count: int) -> tuple[str, ...]:
+        """Of one text's row: the nearest relations, the nearest first, as far as there is any likeness."""
+        return tuple(self._table[1][at] for at in np.argsort(-nearest, kind="stable")[:count] if nearest[at] >= LIKE)
 
     def own_and_rival(self, nearest: NDArray[np.float32], relation: str | None) -> tuple[float, float]:
         """Of one query's row: the cosine with a relation (-1 if unknown), and the highest with one that it cannot be taken for."""
