@@ -51,6 +51,17 @@ def test_more_in_favour_never_counts_against(judge: Judge) -> None:
         assert (judge.log_odds(more) >= judge.log_odds(rows) - 1e-9).all(), name
 
 
+def test_a_scale_takes_a_judge_at_its_word(judge: Judge) -> None:
+    rng = np.random.default_rng(3)
+    said = rng.normal(0, 3, 20_000)
+    true = np.where(said > 0, 1.4, 0.4) * said  # too sure of what it denies, not sure enough of what it affirms
+    calm = judge.calibrated(said, rng.random(len(said)) < 0.5 + 0.5 * np.tanh(true / 2), np.ones(len(said)))
+    at = (calm.bends >= -3) & (calm.bends <= 3)
+    assert calm.scale[at] == pytest.approx(np.where(calm.bends > 0, 1.4, 0.4)[at] * calm.bends[at], abs=0.4)
+    rows, _ = drawn(300, seed=3)
+    assert (np.argsort(calm.log_odds(rows), kind="stable") == np.argsort(judge.log_odds(rows), kind="stable")).all(), "the order stays"
+
+
 def test_importance_is_as_good_as_repetition() -> None:
     rows, labels = drawn(200)
     twice = Judge.fit(np.vstack([rows, rows[:80]]), np.append(labels, labels[:80]), np.ones(280), trees=5)

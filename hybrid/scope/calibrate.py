@@ -81,17 +81,21 @@ def importance(seen: Sequence[Seen]) -> list[float]:
 
 
 def conclude(seen: Sequence[Seen]) -> tuple[Judge, dict[str, float]]:
-    """What evidence adds up to, and the weights of `policies.scope.probability`, which take it as calmly as it deserves."""
-    from sklearn.linear_model import LogisticRegression
-
+    """What evidence adds up to, on a scale fitted to the best candidates of queries; and the weights of `policies.scope.probability`, which take it so."""
     rows, labels, share = table([one.evidence for one in seen]), np.array([one.governs for one in seen]), np.array(importance(seen))
     part, apart = np.array([one.query[1] % FOLDS for one in seen]), np.zeros(len(seen))
     for fold in range(FOLDS):
         rest = part != fold
         apart[~rest] = Judge.fit(rows[rest], labels[rest], share[rest]).log_odds(rows[~rest])
-    calm = LogisticRegression(C=1e6).fit(apart[:, None], labels, sample_weight=share / share.mean())
-    weights = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"judged": float(calm.coef_[0, 0]), "bias": float(calm.intercept_[0])}
-    return Judge.fit(rows, labels, share), weights
+    best: dict[tuple[str, int], int] = {}
+    for number, one in enumerate(seen):
+        if one.query not in best or apart[number] > apart[best[one.query]]:
+            best[one.query] = number
+    top = np.array(list(best.values()))
+    kinds = Counter((seen[number].query[0], seen[number].kind) for number in top)
+    alike = np.array([1 / kinds[seen[number].query[0], seen[number].kind] for number in top])
+    judge = Judge.fit(rows, labels, share).calibrated(apart[top], labels[top], alike)
+    return judge, dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"judged": 1.0, "bias": 0.0}
 
 
 def write(folder: Path, judge: Judge, weights: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import ambiguous, opposite
-from hybrid.scope.names import fold, longer, shared, span, variant, without
+from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
 from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.nouns import elsewhere, excluded
 from hybrid.scope.phrasings import PRONOUN, Phrasings, Wording
@@ -88,6 +88,7 @@ class Reading:
         """
         relation = find(fact.relation) or (relations()[guess] if guess else None)
         relation = None if relation is None or relation.id in hidden else relation
+        person = relation is not None and relation.subject_type == "person"
         names = (fact.subject, *fact.aliases)
         last = last_sentence(query, *names)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
@@ -96,7 +97,7 @@ class Reading:
             where = None
         if where is None and span(name, query) is None:
             name, where = next(((n, found) for n in names if (found := variant(n, last)) and not _ordinary(n, last[slice(*found)], query)), (name, None))
-            if where is None and relation is not None and relation.subject_type == "person":
+            if where is None and person:
                 where = partly(name, last)
             if where is not None:
                 last, spelt = last[: where[0]] + name + last[where[1] :], True
@@ -112,9 +113,10 @@ class Reading:
             statements += [f"{question} {fact.target_new}" for question in fact.questions]
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
-        bare = without(name, asked, span(name, asked), PRONOUN)
+        stands = span(name, asked)
+        bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
-        within = where is not None and longer(where, last)
+        within = where is not None and longer(where, last, person)
         return cls(
             asked,
             where is not None and not spelt,

@@ -1,4 +1,5 @@
-"""What evidence adds up to: a weighted sum, and boosted trees of two levels on top of it, fitted by `python -m hybrid.scope.calibrate`.
+"""What evidence adds up to: a weighted sum, boosted trees of two levels on top of it, and a scale that makes a probability of both, fitted by
+`python -m hybrid.scope.calibrate`.
 
 A name counts for much beside a wording that suits it, and for little beside another; a sum of terms can not say that, and a few trees can. All of it is
 monotone in what speaks clearly for or against a fact, so that a bound on the evidence is a bound on the outcome (`hybrid.scope.stages`).
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -38,6 +39,10 @@ PRIOR = 10_000
 """How many examples the sum is fitted to, for the sake of its ridge."""
 SMALLEST = 0.003
 """Share of the examples' weight that an end of a tree has at least."""
+BENDS = np.array([-5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0])
+"""Where the scale may bend."""
+LEAST, STIFF = 0.1, 0.003
+"""The scale's smallest slope, and what a bend in it costs."""
 
 
 def table(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
@@ -57,6 +62,7 @@ class Judge:
         threshold: up to which value a comparison goes to the left, (trees, 3).
         leaf: log-odds that the four ends add, (trees, 4), left to right.
         base: log-odds where all evidence is 0, before any tree.
+        bends, scale: sums of all that, ascending, and the log-odds that they stand for, straight lines between and beyond.
     """
 
     slope: NDArray[np.float64]
@@ -64,9 +70,17 @@ class Judge:
     threshold: NDArray[np.float64]
     leaf: NDArray[np.float64]
     base: float
+    bends: NDArray[np.float64] = field(default_factory=lambda: np.array([-1.0, 1.0]))
+    scale: NDArray[np.float64] = field(default_factory=lambda: np.array([-1.0, 1.0]))
 
     def log_odds(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-odds (n,) of rows (n, names)."""
+        said = self._summed(rows)
+        steep = np.diff(self.scale)[[0, -1]] / np.diff(self.bends)[[0, -1]]
+        beyond = steep[0] * np.minimum(said - self.bends[0], 0) + steep[1] * np.maximum(said - self.bends[-1], 0)
+        return np.asarray(np.interp(said, self.bends, self.scale) + beyond)
+
+    def _summed(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         low = rows[:, self.feature] <= self.threshold  # (n, trees, 3)
         end = np.where(low[..., 0], ~low[..., 1], 2 + ~low[..., 2])
         return np.asarray(self.base + rows @ self.slope + self.leaf[self._trees, end].sum(1))
@@ -117,8 +131,33 @@ class Judge:
             tree = DecisionTreeRegressor(max_depth=2, monotonic_cst=signs, min_weight_fraction_leaf=SMALLEST, random_state=seed + number)
             tree.fit(rows, np.clip(share * (y - p) / curvature, -4, 4), sample_weight=curvature)
             found.append(_flat(tree.tree_, rate))
-            said = said + cls._of(np.zeros(len(NAMES)), found[-1:], 0.0).log_odds(rows)
+            said = said + cls._of(np.zeros(len(NAMES)), found[-1:], 0.0)._summed(rows)
         return cls._of(slope, found, base)
+
+    def calibrated(self, said: NDArray[np.float64], labels: NDArray[np.bool_], importance: NDArray[np.float64]) -> Self:
+        """The same judge on a scale whose log-odds are as good as their word.
+
+        Args:
+            said: log-odds (n,) from judges like this one that did not see the examples; one that saw them is too sure.
+            labels, importance: as in `fit`; only examples whose probability is asked for should count.
+        """
+        from scipy.optimize import minimize
+
+        y, share, width = labels.astype(np.float64), importance / importance.sum(), np.diff(BENDS)
+        at = np.clip(np.searchsorted(BENDS, said) - 1, 0, len(width) - 1)
+        part = np.clip(said[:, None] - BENDS[:-1], 0, width)  # how much of each stretch lies below
+        part[at == 0, 0] = said[at == 0] - BENDS[0]
+        part[at == len(width) - 1, -1] = said[at == len(width) - 1] - BENDS[-2]
+
+        def loss(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            odds = x[0] + part @ x[1:]
+            wrong = share * (0.5 + 0.5 * np.tanh(odds / 2) - y)
+            turn = np.diff(x[1:])
+            slopes = part.T @ wrong - 2 * STIFF * np.diff(turn, prepend=0.0, append=0.0)
+            return float(share @ np.logaddexp(0, odds * (1 - 2 * y)) + STIFF * turn @ turn), np.append(wrong.sum(), slopes)
+
+        found = minimize(loss, np.append(BENDS[0], np.ones(len(width))), jac=True, bounds=[(None, None), *[(LEAST, None)] * len(width)]).x
+        return replace(self, bends=BENDS, scale=np.append(found[0], found[0] + np.cumsum(found[1:] * width)))
 
     @classmethod
     def _of(cls, slope: NDArray[np.float64], trees: Sequence[Tree], base: float) -> Self:
@@ -129,7 +168,15 @@ class Judge:
 
     def save(self, folder: Path) -> None:
         """Write the trees."""
-        tensors = {"slope": self.slope, "feature": self.feature, "threshold": self.threshold, "leaf": self.leaf, "base": np.array([self.base])}
+        tensors = {
+            "slope": self.slope,
+            "feature": self.feature,
+            "threshold": self.threshold,
+            "leaf": self.leaf,
+            "base": np.array([self.base]),
+            "bends": self.bends,
+            "scale": self.scale,
+        }
         save_file(tensors, folder / FILE, metadata={"names": json.dumps(NAMES)})
 
     @classmethod
@@ -143,7 +190,8 @@ class Judge:
             if (file.metadata() or {}).get("names") != json.dumps(NAMES):
                 raise Corrupt(f"{folder / FILE} weighs other evidence than this version gathers; reinstall hybrid-memory, or calibrate anew")
             found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return cls(found["slope"], found["feature"], found["threshold"], found["leaf"], float(found["base"][0]))
+        scale = {key: found[key] for key in ("bends", "scale") if key in found}  # those that a store fitted before there was one have none
+        return cls(found["slope"], found["feature"], found["threshold"], found["leaf"], float(found["base"][0]), **scale)
 
 
 def _flat(tree: object, rate: float) -> Tree:

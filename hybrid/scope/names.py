@@ -95,15 +95,29 @@ def _head(name: str) -> str | None:
     return head if comma and head.count(" ") and rest and not head[0].isdigit() else None
 
 
-def longer(where: tuple[int, int], text: str) -> bool:
+def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
     """Whether the name at `where` is part of a longer one: beside it, with nothing but a space between, stands another capitalised word or a number.
 
     A title before it is no part of a name, nor is a rank before two words of one ("Major Anna Berg"; but "Duke University").
+
+    Args:
+        person: further given names before two words of a name are the same person's, too.
     """
     before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[: where[0]])
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
-    titles = TITLES | RANKS if " " in text[slice(*where)].strip() else TITLES
-    return bool(after) or (before is not None and before.group(1).lower() not in titles)
+    several = " " in text[slice(*where)].strip()
+    titles = TITLES | RANKS if several else TITLES
+    return bool(after) or (before is not None and not (person and several) and before.group(1).lower() not in titles)
+
+
+def titled(where: tuple[int, int], text: str, person: bool = False) -> tuple[int, int]:
+    """The name at `where` with the titles, and a person's further given names, that stand before it."""
+    start = where[0]
+    while before := re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[:start]):
+        if not (person and " " in text[slice(*where)]) and before.group(1).lower() not in TITLES | RANKS:
+            break
+        start = before.start()
+    return start, where[1]
 
 
 def without(name: str, text: str, where: tuple[int, int] | None, pronoun: str) -> str | None:
