@@ -1,4 +1,4 @@
-"""The relation lexicon: how English speaks about a hundred and more relations.
+"""The relation lexicon: how English speaks about four hundred relations.
 
 One table serves three rooms: cues are understood with it (`hybrid.cue`), the pocket model's corpus is
 phrased with it (`hybrid.pocket.corpus`), and pairs for the scope classifier are drawn from it
