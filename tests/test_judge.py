@@ -51,6 +51,14 @@ def test_more_in_favour_never_counts_against(judge: Judge) -> None:
         assert (judge.log_odds(more) >= judge.log_odds(rows) - 1e-9).all(), name
 
 
+def test_what_is_asked_for_beyond_doubt_is_heard(judge: Judge) -> None:
+    rows, _ = drawn(300, seed=4)
+    for level, most in ((1.0, 0.0), (2.0, 7.9)):
+        asked = rows.copy()
+        asked[:, NAMES.index("elsewhere")] = level
+        assert (judge.log_odds(asked) <= judge.log_odds(rows) - most).all()
+
+
 def test_a_scale_takes_a_judge_at_its_word(judge: Judge) -> None:
     rng = np.random.default_rng(3)
     said = rng.normal(0, 3, 20_000)

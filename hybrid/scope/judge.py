@@ -41,6 +41,9 @@ SMALLEST = 0.003
 """Share of the examples' weight that an end of a tree has at least."""
 BENDS = np.array([-5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0])
 """Where the scale may bend."""
+VETO = 8.0
+"""What it takes from the log-odds that a query asks for something else beyond doubt: of a thousand queries that a fact governed, not one did, so that a
+weight for it cannot be fitted."""
 LEAST, STIFF = 0.1, 0.003
 """The scale's smallest slope, and what a bend in it costs."""
 
@@ -78,7 +81,7 @@ class Judge:
         said = self._summed(rows)
         steep = np.diff(self.scale)[[0, -1]] / np.diff(self.bends)[[0, -1]]
         beyond = steep[0] * np.minimum(said - self.bends[0], 0) + steep[1] * np.maximum(said - self.bends[-1], 0)
-        return np.asarray(np.interp(said, self.bends, self.scale) + beyond)
+        return np.asarray(np.interp(said, self.bends, self.scale) + beyond - VETO * _vetoed(rows))
 
     def _summed(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         low = rows[:, self.feature] <= self.threshold  # (n, trees, 3)
@@ -113,6 +116,8 @@ class Judge:
 
         if len(set(labels.tolist())) < 2:
             raise ValueError("calibration needs examples in scope and out of scope")
+        heard = ~_vetoed(rows)
+        rows, labels, importance = rows[heard], labels[heard], importance[heard]
         y, share = labels.astype(np.float64), importance / importance.sum()
         signs = np.array([1 if name in RISING else -1 if name in FALLING else 0 for name in NAMES])
         counted = [NAMES.index(name) for name in SUMMED]
@@ -192,6 +197,10 @@ class Judge:
             found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         scale = {key: found[key] for key in ("bends", "scale") if key in found}  # those that a store fitted before there was one have none
         return cls(found["slope"], found["feature"], found["threshold"], found["leaf"], float(found["base"][0]), **scale)
+
+
+def _vetoed(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(rows[:, NAMES.index("elsewhere")] >= 2)
 
 
 def _flat(tree: object, rate: float) -> Tree:
