@@ -225,7 +225,7 @@ def test_the_words_of_an_opposite_ask_for_something_else(witness: Witness) -> No
 
 
 def test_the_classifier_finds_out_what_a_fact_tells(witness: Witness) -> None:
-    child = replace(stored("Una Trask", "which woman had as a baby", "Which woman had {} as a baby?"), target_new="Edda Trask")
+    child = replace(stored("Una Trask", "the mother of is whom", "The mother of {} is whom?"), target_new="Edda Trask")
     assert find(child.relation) is None
     other, named = witness.readings("Who was Ivo Berg's mother?", [child])[0], witness.readings("Una Trask was the daughter of", [child])[0]
     assert named.relation == "P25" and other.relation is None, "only where the query names the subject is it worth the reading"
