@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from hybrid.answer import Decision
 from hybrid.answerers import Answerer
 from hybrid.counterfactual.model import SHIPPED, CounterfactualModel, Reader
-from hybrid.counterfactual.spelling import spelt
 from hybrid.model import LanguageModel, Prompt
 from policies.routing import READERS
 from stores.errors import Conflict, HybridError
@@ -61,6 +60,10 @@ class Answerers:
         """What is put to whoever answers."""
         return self.of(decision).prompt(query, decision)
 
+    def put_right(self, text: str, decision: Decision) -> str:
+        """What a model completed, as the answer that is given."""
+        return self.reader.put_right(text, decision) if decision.route == "counterfactual" else text
+
     def model(self, decision: Decision) -> LanguageModel:
         """The model that answers."""
         return self.of(decision).model
@@ -72,9 +75,7 @@ class Answerers:
         elif decision.route == "counterfactual":
             reader = self.reader
             pieces = self.memory.behaviour.stream(reader.model, reader.prompt(query, decision), decision, max_new_tokens)
-            if reader.model.name == SHIPPED and not decision.rules:
-                pieces = iter([spelt("".join(pieces), reader.values(decision))])
-            yield from pieces
+            yield from [reader.put_right("".join(pieces), decision)] if reader.copies else pieces
         else:
             with self.memory.weights.at(decision.generation):
                 yield from self.memory.behaviour.stream(self.memory.model, self.own.prompt(query, decision), decision, max_new_tokens)

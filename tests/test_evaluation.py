@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import main
+from hybrid.answer import Decision
 from hybrid.editors import locate_and_edit
 from hybrid.evaluation import run as running
 from hybrid.evaluation.journal import Journal
@@ -21,6 +22,7 @@ from hybrid.memory import HybridMemory
 from hybrid.model import LanguageModel
 from hybrid.statistics import collect
 from stores.errors import Conflict
+from stores.records import Hit
 from tests.benchmark_files import FILES, write
 from tests.conftest import ISLES, PORTS, save_causal
 
@@ -124,6 +126,14 @@ def test_the_counterfactual_model_reads_what_the_router_or_a_threshold_lets_thro
         routes = {probe["route"] for row in rows for probe in row["probes"]}
         assert "counterfactual" in routes and routes <= {"base", "counterfactual"}
         assert all(probe["same"] for row in rows for probe in row["probes"] if probe["route"] == "base")
+
+
+def test_what_the_small_reader_garbles_is_put_right_as_in_production(shared_memory: HybridMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid, rag = (Memory(name, shared_memory, "batch") for name in ("hybrid", "rag"))
+    fact = shared_memory.ledger.facts()[0]
+    read = Decision("counterfactual", (Hit(fact, 1.0, 1.0),))
+    assert hybrid.put_right(fact.target_new[:-1] + "\ufffd", read) == fact.target_new == hybrid.put_right("", read)
+    assert rag.put_right(fact.target_new[:-1], replace(read, route="ike")) == fact.target_new[:-1]
 
 
 def test_rivals_choose_from_the_same_candidates(shared_memory: HybridMemory) -> None:

@@ -218,6 +218,13 @@ def test_a_query_may_name_something_else_than_the_fact_tells(query: str, level: 
     assert elsewhere(asked(query, "it"), find("place of birth"), "it was born in it place of birth") == level
 
 
+def test_a_knowledge_bases_label_is_another_relation_unless_it_is_a_name_of_this_one() -> None:
+    series, status = find("successor in a series"), find("conservation status")
+    assert elsewhere(asked("The narrative location of it is", "it"), series, "it is followed by") == 2
+    assert elsewhere(asked("The IUCN conservation status of it is", "it"), status, "it is rated") == 0
+    assert elsewhere(asked("The narrative location of it is", "it"), None, "What comes after it?") == 1, "a fact of an unknown relation may tell of it"
+
+
 def test_the_words_of_an_opposite_ask_for_something_else(witness: Witness) -> None:
     book = stored("Nine Lamps", "successor in a series", "{} is followed by")
     seen = {query: witness.gather(query, [book])[0].elsewhere for query in ("Nine Lamps follows", "Nine Lamps is followed by", "Nine Lamps was born in")}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hybrid.answer import Decision
+from hybrid.counterfactual.spelling import spelt
 from hybrid.model import LanguageModel, Prompt, Scorer
 from hybrid.prompts import new_fact, query_text, told
 from stores.errors import Corrupt, NotFound
@@ -121,9 +122,15 @@ class Reader:
     def __init__(self, model: CounterfactualModel, most: int | None = None):
         self.model, self.most = model, most or (1 if model.name == SHIPPED else None)
 
-    def values(self, decision: Decision) -> list[str]:
-        """The targets of the facts that are read, the best one first."""
-        return [hit.fact.target_new for hit in decision.governing[: self.most]]
+    @property
+    def copies(self) -> bool:
+        """Whether its answers are copies of values, to be put right where they are garbled: the shipped model has learnt nothing else."""
+        return self.model.name == SHIPPED
+
+    def put_right(self, text: str, decision: Decision) -> str:
+        """An answer as the facts that were read spell it; where a rule bears on the answer, it stays as it is."""
+        values = [hit.fact.target_new for hit in decision.governing[: self.most]]
+        return text if decision.rules or not self.copies else spelt(text, values)
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The facts, the best one last, then the query; the shipped model is told facts in the form that it was trained on."""

@@ -85,6 +85,9 @@ class Method(Protocol):
     def answering(self, decision: Decision) -> LanguageModel:
         """The model that completes it."""
 
+    def put_right(self, text: str, decision: Decision) -> str:
+        """What it completed, as the answer that is given."""
+
     def governed(self, record: Record, fact: int | None) -> frozenset[str]:
         """Ids of the facts that ought to fire for a probe of a record."""
 
@@ -178,6 +181,10 @@ class Memory:
     def answering(self, decision: Decision) -> LanguageModel:
         """The production's choice."""
         return self.memory.answerer.model(decision)
+
+    def put_right(self, text: str, decision: Decision) -> str:
+        """The production's answer."""
+        return self.memory.answerer.put_right(text, decision)
 
     def governed(self, record: Record, fact: int | None) -> frozenset[str]:
         """Ids of the record's facts."""

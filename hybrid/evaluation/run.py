@@ -185,7 +185,8 @@ class Evaluation:
         generating = time.perf_counter()
         for model in dict.fromkeys(models.values()):
             mine = [n for n in again if models[n] is model]
-            said |= dict(zip(mine, self._complete([prompts[n] for n in mine], model), strict=True))
+            completed = zip(mine, self._complete([prompts[n] for n in mine], model), strict=True)
+            said |= {n: method.put_right(text, decided[n][0]) for n, text in completed}
         generated = time.perf_counter() - generating
         shared = sum(row["seconds"] for row in before) / max(1, len(prompts))  # what an answer of the unedited model takes
         rows: dict[int, list[dict[str, Any]]] = {}

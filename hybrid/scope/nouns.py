@@ -67,12 +67,16 @@ def asked(bare: str, pronoun: str) -> Noun | None:
 
 @lru_cache(maxsize=1)
 def _named() -> dict[str, frozenset[str]]:
-    """Ids of the relations that have a name; attributes beyond the lexicon have none."""
+    """Ids of the relations that have a name, and the number of a knowledge base's attribute that is none of them; other attributes beyond the lexicon have none."""
     labels = tomllib.loads(Path(__file__).with_name("labels.toml").read_text(encoding="utf-8"))
     found: dict[str, set[str]] = {name.casefold(): set() for attribute in attributes() for name in attribute.names}
-    for key, names in (*labels.items(), *((relation.id, relation.names) for relation in relations().values())):
+    for relation in relations().values():
+        for name in relation.names:
+            found.setdefault(name.casefold(), set()).add(relation.id)
+    for key, names in labels.items():
+        ids = {key} | {each for name in names for each in found.get(name.casefold(), ())}  # a label that a relation has as a name speaks of that relation
         for name in names:
-            found.setdefault(name.casefold(), set()).update({key} & relations().keys())
+            found.setdefault(name.casefold(), set()).update(ids)
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
@@ -90,8 +94,9 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     named = _named().get(noun.phrase) if noun is not None else None
     if noun is None or named is None or (named and named <= set(hidden)):
         return 0
+    own = relation is not None and noun.phrase in map(str.casefold, relation.names)
     if relation is not None and named:
-        return 0 if any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
+        return 0 if own or any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
     return int(not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ()))))))
 
 
