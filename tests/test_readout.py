@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load
 
 from hybrid.architecture import Architecture
 from hybrid.consolidation.checks import checks
+from hybrid.consolidation.workshop import Workshop
 from hybrid.editing import answers, applied, edit
 from hybrid.editors import columns
 from hybrid.editors.columns import checked, of_queries, of_request, taught
@@ -26,7 +28,7 @@ from hybrid.model import POCKET, LanguageModel
 from hybrid.request import Request
 from hybrid.statistics import collect, find_moments, read_moment, second_moments, statistics_folder, write_moment
 from policies.consolidation import Limits
-from stores.errors import NotFound, UnsupportedModel
+from stores.errors import HybridError, NotFound, UnsupportedModel
 from stores.records import Fact
 from stores.values import ValueStore
 from tests.conftest import ISLES, PORTS, save_causal, save_worded
@@ -213,7 +215,10 @@ def test_the_same_set_gives_the_same_bits_and_other_stores_agree(worded: Path, t
             assert first.generation == 1 and first.verification is not None and first.verification.figures()["efficacy"] == 1.0
             add(memory, isles[3:])
             second = memory.consolidate(force=True, limits=LOOSE)
-            changes.append(memory.generations.load(memory.generations.live())[1])
+            manifest, change = memory.generations.load(memory.generations.live())
+            changes.append(change)
+            with Workshop(memory).open() as shop, pytest.raises(HybridError, match=r"another version .*'lr'.*consolidate --force"):
+                shop.as_made(replace(manifest, settings=manifest.settings | {"lr": 0.1}))
             assert second.weights_hash != first.weights_hash and len(memory.generations.in_live()) == 5
             for isle in isles[3:]:
                 memory.forget(memory.ledger.facts(text=isle)[0].id)

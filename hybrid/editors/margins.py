@@ -27,6 +27,11 @@ RIDGE = 0.01
 """Of its mean diagonal, added to the Fisher information."""
 
 
+Near = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Columns (m,) that may fall short, and their rivals: pairs of a place among those columns (p,) with what the rival's row of the head has beyond the own
+token's (p, d), and its bias (p,)."""
+
+
 class Fit:
     """Columns with the margins that they want (n,), and how much each counts (n,).
 
@@ -48,22 +53,28 @@ class Fit:
         self.head, self.bias = arch.head.weight.detach(), getattr(arch.head, "bias", None)
 
     def solved(self, rounds: int, steps: int) -> Tensor:
-        """The change (d_in, d_out), float64: `rounds` times `steps` steps; between rounds it is looked up which columns and rivals matter."""
+        """The change (d_in, d_out), float64: `rounds` times `steps` steps; between rounds it is looked up which columns and rivals matter.
+
+        Half as many rounds are added while a column that counts in full does not score above every other.
+        """
         found = self.keys.new_zeros(self.keys.shape[1], len(self.outer))
-        for _ in range(rounds):
-            found = self._stepped(found, *self._near(found), steps)
+        for number in range(rounds + rounds // 2):
+            margins, near = self._near(found)
+            if number >= rounds and bool((margins[self.counts >= 1] > 0).all()):
+                break
+            found = self._stepped(found, near, steps)
         change = self.inner @ found.double() @ self.outer.T
         if not torch.isfinite(change).all():
             raise HybridError("the change diverged; use a larger --set weight=...")
         return change
 
-    def _near(self, found: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Columns (m,) that may fall short, and of each its rivals: pairs of a place among those columns (p,) with what the rival's row of the head has beyond
-        the own token's (p, d), and its bias (p,)."""
+    def _near(self, found: Tensor) -> tuple[Tensor, Near]:
+        """Margins of all columns (n,), and what is near to those wanted."""
         change = self.inner @ found.double() @ self.outer.T
-        rows, tokens = [], []
+        margins, rows, tokens = [], [], []
         for part, own, others in _scores(self.arch, self.columns, change):
             best = others.topk(min(MOST, others.shape[1]), -1)
+            margins.append(own - best.values[:, 0])
             near = (best.values > (own - self.wanted[part] - NEAR)[:, None]) & (self.counts[part] > 0)[:, None]
             row, place = near.nonzero(as_tuple=True)
             rows.append(row + part.start)
@@ -72,16 +83,17 @@ class Fit:
         used, column = torch.unique(every, return_inverse=True)
         own = self.columns.tokens[every]
         offset = self.keys.new_zeros(len(every)) if self.bias is None else (self.bias[rival] - self.bias[own]).to(self.keys.dtype)
-        return used, column, (self.head[rival] - self.head[own]).to(self.keys.dtype), offset
+        return torch.cat(margins), (used, column, (self.head[rival] - self.head[own]).to(self.keys.dtype), offset)
 
-    def _short(self, moved: Tensor, rows: Tensor, column: Tensor, difference: Tensor, offset: Tensor) -> Tensor:
+    def _short(self, moved: Tensor, near: Near) -> Tensor:
         """The sum of squared hinges of columns whose states are moved (m, d)."""
+        rows, column, difference, offset = near
         normed = self.arch.normed(self.columns.states[rows] + moved).to(moved.dtype)
         short = ((normed[column] * difference).sum(1) + offset + self.wanted[rows][column]).clamp_min(0)
         return (self.counts[rows][column] * short.square()).sum()
 
-    def _stepped(self, found: Tensor, rows: Tensor, column: Tensor, difference: Tensor, offset: Tensor, steps: int) -> Tensor:
-        keys, outer = self.keys[rows], self.outer.T.to(found)
+    def _stepped(self, found: Tensor, near: Near, steps: int) -> Tensor:
+        keys, outer = self.keys[near[0]], self.outer.T.to(found)
         found = found.clone().requires_grad_()
         optimizer = torch.optim.LBFGS(
             [found], max_iter=steps, max_eval=4 * steps, history_size=PAST, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
@@ -90,7 +102,7 @@ class Fit:
         def loss() -> Tensor:
             optimizer.zero_grad()
             with torch.enable_grad():
-                total = self.weight / 2 * found.square().sum() + self._short(keys @ found @ outer, rows, column, difference, offset)
+                total = self.weight / 2 * found.square().sum() + self._short(keys @ found @ outer, near)
                 (found.grad,) = torch.autograd.grad(total, found)
             return total.detach()
 

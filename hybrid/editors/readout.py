@@ -67,9 +67,9 @@ class Readout:
     """Other relations of the subject that must stay as they are."""
     alike: int = 24
     """Other subjects in the request's relation that must stay as they are, beside those that a consolidation checks; none of either if 0."""
-    rounds: int = 4
+    rounds: int = 8
     """Times that it is looked up which tokens are near the wanted margins."""
-    steps: int = 20
+    steps: int = 10
     """Steps of L-BFGS in each of them."""
     cache: ValueStore | None = None
     """Keeps what the base answers between runs."""
