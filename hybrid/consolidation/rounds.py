@@ -82,7 +82,7 @@ class Rounds:
             if not leaving:
                 self.dropped |= failing  # they stay in the set, and memory answers for them
                 self.failed |= failing.keys() - self.given_up
-                if failing and not self.broken and not last:
+                if failing and not self.broken and not last and len(self.solver.weights) > 1:
                     self._fullest()
                 elif not self.broken and not last:
                     self._heavier(weight)
