@@ -119,6 +119,15 @@ class Architecture:
         cap = getattr(self.config, "final_logit_softcapping", None)
         return torch.tanh(scores / cap) * cap if cap else scores
 
+    def read(self, states: Tensor) -> Tensor:
+        """Scores (..., vocabulary) in `precise` of last block outputs (..., d)."""
+        return self.logits(self.normed(states))
+
+    def normed(self, states: Tensor) -> Tensor:
+        """The final norm of last block outputs (..., d)."""
+        found: Tensor = self.model.get_submodule(self.layout.norm)(states.to(self.head.weight.dtype))
+        return found
+
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raises ValueError if a layer does not exist, or they do not ascend."""
         wrong = [layer for layer in layers if not 0 <= layer < len(self)]

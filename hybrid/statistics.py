@@ -1,5 +1,7 @@
 """Second moments of the rewrite layers' inputs, E[k kT]: what an edit must leave alone (Meng et al. 2022, section 3.1).
 
+Of the last block also the Fisher information of its output, see `hybrid.fisher`.
+
 Streamed over text in bounded memory, several layers in one pass; a pass that was interrupted goes on where it was.
 Kept as safetensors under the hash of the weights, the corpus and the sample size.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hybrid.architecture import Architecture, captured
+from hybrid.fisher import fisher_sum
 from stores.errors import HybridError, NotFound
 
 if TYPE_CHECKING:
@@ -40,11 +44,13 @@ def statistics_folder(weights_hash: str) -> Path:
 
 @dataclass(frozen=True)
 class SecondMoment:
-    """E[k kT] of one layer: (d_in, d_in) float32, and the number of tokens behind it."""
+    """E[k kT] of one layer: (d_in, d_in) float32, and the number of tokens behind it; of the last layer perhaps the Fisher information of its block's output
+    (d_out, d_out), float32."""
 
     matrix: Tensor
     tokens: int
     source: str
+    fisher: Tensor | None = None
 
 
 def read_texts(source: str) -> Iterator[str]:
@@ -118,36 +124,51 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     corpus = corpus_hash(source)
     paths = [folder / f"layer-{layer}-{corpus[:12]}-{samples}.safetensors" for layer in layers]
-    missing = [(layer, path) for layer, path in zip(layers, paths, strict=True) if not path.exists()]
+    last = len(arch) - 1
+    missing = [(layer, path) for layer, path in zip(layers, paths, strict=True) if not path.exists() or (layer == last and not _has_fisher(path))]
     if not missing:
         return paths
     todo = [layer for layer, _ in missing]
     partial = folder / f"partial-{'-'.join(map(str, todo))}-{corpus[:12]}-{samples}.safetensors"
     sums = {layer: torch.zeros(arch.weight(layer).shape[1], arch.weight(layer).shape[1], dtype=torch.float64) for layer in todo}
+    width = arch.weight(0).shape[0]
+    fisher = torch.zeros(width, width, dtype=torch.float64) if last in todo else None
     done = tokens = 0
-    if partial.exists():
+    if partial.exists() and (fisher is None or _has_fisher(partial)):
         kept = load_file(partial)
-        sums = {layer: kept[str(layer)] for layer in todo}
+        sums, fisher = {layer: kept[str(layer)] for layer in todo}, kept.get("fisher")
         done, tokens = int(kept["done"]), int(kept["tokens"])
     room = min(length, model.context)
     texts = islice(read_texts(source), done, samples)
     batches = 0
     with tqdm(desc="statistics", unit="text", initial=done, disable=None) as bar:
         for batch in _batches(model, texts, room, tokens_a_batch):
-            tokens += _add(arch, sums, batch)
+            tokens += _add(arch, sums, fisher, batch, done)
             done, batches = done + len(batch), batches + 1
             bar.update(len(batch))
             if batches % 200 == 0:
-                save_file({str(layer): value for layer, value in sums.items()} | {"done": torch.tensor(done), "tokens": torch.tensor(tokens)}, partial)
+                state = {str(layer): value for layer, value in sums.items()} | ({} if fisher is None else {"fisher": fisher})
+                save_file(state | {"done": torch.tensor(done), "tokens": torch.tensor(tokens)}, partial)
     if not tokens:
         raise HybridError(f"{source!r} holds no text to measure")
     for layer, path in missing:
-        write_moment(path, layer, sums[layer] / tokens, tokens, model.identity.weights_hash, Path(source).name, compact, components)
+        about = (tokens, model.identity.weights_hash, Path(source).name, compact, components)
+        write_moment(path, layer, sums[layer] / tokens, *about, fisher=fisher / tokens if fisher is not None and layer == last else None)
     partial.unlink(missing_ok=True)
     return paths
 
 
-def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_hash: str, source: str, compact: bool = False, components: int = 0) -> None:
+def write_moment(
+    path: Path,
+    layer: int,
+    matrix: Tensor,
+    tokens: int,
+    weights_hash: str,
+    source: str,
+    compact: bool = False,
+    components: int = 0,
+    fisher: Tensor | None = None,
+) -> None:
     """Store one layer's moment, atomically; the symmetric matrix as its lower triangle in float32.
 
     Args:
@@ -155,6 +176,7 @@ def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_ha
             moment, relative to its diagonal.
         components: store so many principal components of the correlations instead, a byte an entry, and the variances; what the components leave of
             a variance is taken for its own.
+        fisher: of the last block's output, (d_out, d_out).
     """
     rows, columns = torch.tril_indices(len(matrix), len(matrix))
     about = {"layer": str(layer), "tokens": str(tokens), "weights_hash": weights_hash, "source": source, "size": str(len(matrix))}
@@ -171,6 +193,8 @@ def write_moment(path: Path, layer: int, matrix: Tensor, tokens: int, weights_ha
         tensors = {"factor": (factor / scale).half().contiguous(), "scale": scale.float().reshape(1)}
     else:
         tensors = {"lower": matrix[rows, columns].float().contiguous()}
+    if fisher is not None:
+        tensors["fisher"] = fisher[torch.tril_indices(len(fisher), len(fisher)).unbind()].float().contiguous()
     save_file(tensors, path.with_suffix(".tmp"), metadata=about)
     path.with_suffix(".tmp").replace(path)
 
@@ -192,9 +216,22 @@ def read_moment(path: Path) -> tuple[SecondMoment, dict[str, str]]:
         matrix[rows, columns] = tensors["factor"].double() * tensors["scale"].double()
         matrix = matrix @ matrix.T
     else:
-        matrix[rows, columns] = tensors["lower"].double()
-        matrix = matrix + matrix.T - torch.diag(matrix.diagonal())
-    return SecondMoment(matrix.float(), int(about["tokens"]), about["source"]), about
+        matrix = _whole(tensors["lower"].double())
+    return SecondMoment(matrix.float(), int(about["tokens"]), about["source"], _whole(tensors["fisher"]) if "fisher" in tensors else None), about
+
+
+def _has_fisher(path: Path) -> bool:
+    """Whether a file holds the Fisher information, which those of earlier versions do not."""
+    with safe_open(path, framework="pt") as file:
+        return "fisher" in file.keys()  # noqa: SIM118 - it is no dictionary
+
+
+def _whole(lower: Tensor) -> Tensor:
+    """A symmetric matrix from its lower triangle (n (n + 1) / 2,)."""
+    size = math.isqrt(2 * len(lower))
+    matrix = lower.new_zeros(size, size)
+    matrix[torch.tril_indices(size, size).unbind()] = lower
+    return matrix + matrix.T - torch.diag(matrix.diagonal())
 
 
 def find_moments(model: LanguageModel, layers: Sequence[int]) -> dict[int, Path]:
@@ -250,14 +287,17 @@ def _batches(model: LanguageModel, texts: Iterable[str], length: int, tokens: in
         yield group
 
 
-@torch.inference_mode()
-def _add(arch: Architecture, sums: dict[int, Tensor], batch: list[list[int]]) -> int:
+@torch.no_grad()
+def _add(arch: Architecture, sums: dict[int, Tensor], fisher: Tensor | None, batch: list[list[int]], seed: int) -> int:
     longest = max(1, *map(len, batch))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch], device=arch.device)
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=arch.device)
-    with arch.only(0, max(sums)), captured({str(layer): arch.rewrite(layer) for layer in sums}, inputs=True) as keys:
+    layers = {str(layer): arch.rewrite(layer) for layer in sums}
+    with arch.only(0, max(sums)), captured(layers, inputs=True) as keys, captured({"last": arch.blocks[-1]}) as made:
         arch.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     for layer in sums:
         flat = keys[str(layer)][mask.bool()].float()
         sums[layer] += (flat.T @ flat).double().cpu()
+    if fisher is not None:
+        fisher += fisher_sum(arch, made["last"][mask.bool()], torch.Generator().manual_seed(seed))
     return int(mask.sum())

@@ -75,6 +75,10 @@ class ValueStore:
         row = self.db.execute("SELECT data FROM columns WHERE key = ?", [key]).fetchone()
         return None if row is None else bytes(row[0])
 
+    def has_columns(self, key: str) -> bool:
+        """Whether columns are stored."""
+        return self.db.execute("SELECT 1 FROM columns WHERE key = ?", [key]).fetchone() is not None
+
     def put_columns(self, key: str, data: bytes) -> None:
         """Store columns, unless they have taken up their room; what is there already is replaced."""
         with self.db.conn:

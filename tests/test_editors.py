@@ -41,7 +41,7 @@ LOCATED = {
     "memit": {"layers": (0, 1), "steps": 8, "lr": 0.2, "clamp": 3.0, "decay": 0.001, "weight": 10.0},
     "alphaedit": {"layers": (0, 1), "steps": 8, "lr": 0.2, "clamp": 3.0, "decay": 0.001, "threshold": 0.2, "ridge": 0.1},
     "emmet": {"layers": (0, 1), "steps": 8, "lr": 0.2, "clamp": 3.0, "decay": 0.001},
-    "readout": {"steps": 8, "lr": 0.1, "weight": 10.0},
+    "readout": {"weight": 10.0},
     "ft": {"steps": 4, "lr": 5e-3},
     "ft-l": {"steps": 4, "lr": 5e-3, "epsilon": 5e-3},
     "lora": {"steps": 4},
@@ -99,7 +99,8 @@ def model(deep_folder: Path, networks: Path, tmp_path: Path, monkeypatch: pytest
     folder.mkdir(parents=True, exist_ok=True)
     for layer in range(3):
         size = Architecture(made.model).weight(layer).shape[1]
-        write_moment(folder / f"layer-{layer}-random-1.safetensors", layer, covariance_of(size, layer), 1000, made.identity.weights_hash, "random")
+        about = (layer, covariance_of(size, layer), 1000, made.identity.weights_hash, "random")
+        write_moment(folder / f"layer-{layer}-random-1.safetensors", *about, fisher=covariance_of(Architecture(made.model).weight(layer).shape[0]))
     yield made
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VICTIMS = 4
-"""Failing facts up to which the culprit is looked for that breaks them; each costs a solve a halving."""
+VICTIMS, TOGETHER = 4, 48
+"""Failing facts up to which the culprit is looked for that breaks them, and facts of a set among which it is; each victim costs two solves a halving."""
 
 
 class Rounds:
@@ -82,7 +82,7 @@ class Rounds:
             if not leaving:
                 self.dropped |= failing  # they stay in the set, and memory answers for them
                 self.failed |= failing.keys() - self.given_up
-                if failing and not self.broken and not last:
+                if failing and not self.broken and not last and len(self.solver.weights) > 1:
                     self._fullest()
                 elif not self.broken and not last:
                     self._heavier(weight)
@@ -217,7 +217,7 @@ class Rounds:
         """
         leaving = dict(failing)
         victims = [fact for fact in chosen if fact.id in failing]
-        if len(victims) > VICTIMS:  # the set is too large for its weights, and there is no single culprit
+        if len(victims) > VICTIMS or len(chosen) > TOGETHER:  # the set is too large for its weights, or the search for one culprit too long
             victims = []
         culprits: dict[str, list[Fact]] = {}
         for fact in victims:

@@ -20,7 +20,6 @@ from hybrid.editors.keys import Walk
 from hybrid.editors.locate_and_edit import Run
 from hybrid.editors.published import configured, default_layers, settings_for
 from hybrid.editors.readout import ReadoutRun
-from hybrid.editors.solve import Covariance
 from hybrid.embedder import file_hash
 from hybrid.fingerprint import combined, tensor_hashes
 from hybrid.model import Prompt
@@ -47,13 +46,15 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Solution:
-    """Factors by parameter, for facts in this order; `owners` says to which fact each column of the factors belongs.
+    """Factors by parameter, for facts in this order; and `parts`, what facts add to them, with `owners` that say whose each of their columns is.
 
-    `costs`: how much each fact moves what the rewrite layers give to other text, the root of tr(D C D^T) of its part D of the change, over all layers.
+    `costs`: how much each fact moves what the rewrite layers give to other text, the root of tr(D C D^T) of its part D of the change, over all layers
+    (of readout tr(D C D^T F), F being the Fisher information of the output).
     """
 
     facts: tuple[Fact, ...]
     changes: Mapping[str, Factors]
+    parts: Mapping[str, Factors]
     owners: tuple[int, ...]
     costs: tuple[float, ...]
     weight: float | None
@@ -197,15 +198,18 @@ class Solver:
             if self.method == "readout":
                 run = self._run(facts)
                 assert isinstance(run, ReadoutRun)
-                left, right, owners = run.solved(weight)
-                changes = {arch.weight_name(self.layers[0]): Factors(left.cpu().numpy(), right.cpu().numpy())}
+                solved, name = run.solved(weight), arch.weight_name(self.layers[0])
+                changes, parts, owners = {name: solved.factors}, {name: solved.parts}, solved.owners
+                energy = _energies(solved.parts, owners, len(facts), run.moment.matrix.double(), run.moment.fisher)
             else:
                 editor = self.editor if weight is None else replace(self.editor, weight=weight)
                 run, walk = self._walked(facts)
                 changes, owners = run.spread(run.values().targets, editor.solve, walk), tuple(range(len(facts)))
-            energy = sum(_energies(changes[arch.weight_name(layer)], owners, run.covariance(layer)) for layer in self.layers)
-        costs = torch.as_tensor(energy).clamp_min(0).sqrt().tolist()
-        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()}, owners, tuple(costs), weight)
+                parts = changes
+                each = [_energies(parts[arch.weight_name(layer)], owners, len(facts), run.covariance(layer).matrix) for layer in self.layers]
+                energy = torch.stack(each).sum(0)
+        costs = energy.clamp_min(0).sqrt().tolist()
+        return Solution(tuple(facts), {name: exact(factors) for name, factors in changes.items()}, parts, owners, tuple(costs), weight)
 
     def _walked(self, facts: Sequence[Fact]) -> tuple[Run, Walk]:
         """A run with its walk; those of the last facts are used again, if below the rewrite layer nothing changes between two solves."""
@@ -219,7 +223,7 @@ class Solver:
     def shares(self, solution: Solution, queries: Sequence[str]) -> list[list[float]]:
         """Of each query how much each fact moves it: the norm of its part of the change, at the query's keys in the base weights, at their largest."""
         arch, owners = Architecture(self.model.model), torch.tensor(solution.owners)
-        parts = {layer: solution.changes[arch.weight_name(layer)] for layer in self.layers}
+        parts = {layer: solution.parts[arch.weight_name(layer)] for layer in self.layers}
         found = []
         for query in queries:
             ids = self.model.encode(Prompt(query if self.model.is_chat else query_text(query), self.model.is_chat))
@@ -228,9 +232,9 @@ class Solver:
             total = torch.zeros(len(solution.facts), dtype=torch.float64)
             for layer, factors in parts.items():
                 along = seen[str(layer)][0].double().cpu() @ torch.from_numpy(factors.right).double()  # (positions, columns)
-                moved = torch.zeros(len(along), len(total), len(factors.left), dtype=torch.float64)
-                moved.index_add_(1, owners, along[:, :, None] * torch.from_numpy(factors.left).double().T)
-                total += moved.norm(dim=2).amax(0).square()
+                left = torch.from_numpy(factors.left).double().T
+                moved = [left.new_zeros(len(total), left.shape[1]).index_add(0, owners, each[:, None] * left).norm(dim=1) for each in along]
+                total += torch.stack(moved).amax(0).square()
             found.append(total.sqrt().tolist())
         return found
 
@@ -240,13 +244,13 @@ class Solver:
         return combined({**self.base_hashes, **changed}), changed
 
 
-def _energies(factors: Factors, owners: Sequence[int], covariance: Covariance) -> Tensor:
-    """tr(D C D^T) of each fact's part D of a change, (facts,)."""
-    left, right = (torch.from_numpy(np.asarray(side, dtype=np.float64)) for side in (factors.left, factors.right))
-    both = (left.T @ left) * (right.T @ (covariance.matrix.cpu() @ right))
+def _energies(parts: Factors, owners: Sequence[int], facts: int, moment: Tensor, fisher: Tensor | None = None) -> Tensor:
+    """tr(D C D^T F) of each fact's part D of a change, (facts,); F is the identity if None."""
+    left, right = (torch.from_numpy(np.asarray(side, dtype=np.float64)) for side in (parts.left, parts.right))
+    felt, there = left if fisher is None else fisher.double() @ left, moment.cpu().double() @ right
     fact = torch.tensor(owners)
-    same = fact[:, None] == fact
-    return both.new_zeros(max(owners) + 1).index_add(0, fact, (both * same).sum(1))
+    own = [(fact == n).nonzero()[:, 0] for n in range(facts)]
+    return torch.stack([((left[:, n].T @ felt[:, n]) * (right[:, n].T @ there[:, n])).sum() for n in own])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from hybrid.consolidation.solver import Solver
 from hybrid.editors.published import settings_for, typed
 from policies.consolidation import Candidate, ConsolidationPolicy, Limits, Verdict, candidates
+from stores.errors import HybridError
 from stores.events import now
 from stores.generations import Manifest
 from stores.identity import hold_to
@@ -59,10 +60,17 @@ class Workshop:
                 memory.weights.refresh()
 
     def as_made(self, manifest: Manifest) -> Solver:
-        """The solver that a generation was made with, whatever the store's settings are by now."""
+        """The solver that a generation was made with, whatever the store's settings are by now.
+
+        Raises:
+            HybridError: if its editor had other settings then.
+        """
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in manifest.settings.items() if name not in SURROUNDINGS}
         threads, lightest = int(manifest.settings["threads"]), manifest.settings.get("lightest")
-        solver = Solver(self.memory.model, manifest.method, given, self.cache, threads, lightest, self.memory.stability.note_keys)
+        try:
+            solver = Solver(self.memory.model, manifest.method, given, self.cache, threads, lightest, self.memory.stability.note_keys)
+        except ValueError as error:
+            raise HybridError(f"the generation was made by another version ({error}); run `hybrid consolidate --force`, then try again") from error
         solver.base_hashes = self.solver.base_hashes
         return solver
 

@@ -48,8 +48,8 @@ EDITORS = {
     "emmet": Entry("hybrid.editors.emmet:Emmet", "Gupta et al. 2024, arXiv:2403.14236", "locate and edit, batched equality constraint", "statistics"),
     "readout": Entry(
         "hybrid.editors.readout:Readout",
-        "after Meng et al. 2023 and Jiang et al. 2025, arXiv:2502.05628",
-        "least squares where the target is predicted",
+        "after Jiang et al. 2025, arXiv:2502.05628, and Ritter et al. 2018, arXiv:1805.07810",
+        "least change with which the target is predicted and the rest stays",
         "statistics",
     ),
     "ft": Entry("hybrid.editors.fine_tune:FineTune", "Zhu et al. 2020, arXiv:2012.00363 (unconstrained)", "fine-tuning of one layer", "nothing"),

@@ -42,9 +42,17 @@ class ColumnCache:
         self.at_hand: dict[str, Columns] = {}
         self._noted: set[tuple[str, str]] = set()
 
+    def key(self, what: Sequence[Any]) -> str:
+        """Under what columns of some content are kept."""
+        return content_key(**self.base, what=list(what))
+
+    def has(self, key: str) -> bool:
+        """Whether columns are at hand or stored."""
+        return key in self.at_hand or (self.store is not None and self.store.has_columns(key))
+
     def gather(self, wanted: Sequence[Wanted], device: torch.device) -> list[Columns]:
         """The columns of each; those that are neither at hand nor stored are made, and stored one by one."""
-        keys = [content_key(**self.base, what=list(each.what)) for each in wanted]
+        keys = [self.key(each.what) for each in wanted]
         if self.store is not None:
             new = {(each.owner, key) for each, key in zip(wanted, keys, strict=True) if each.owner} - self._noted
             if self.note is not None and new:

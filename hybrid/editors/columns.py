@@ -49,15 +49,18 @@ class Columns:
         return Columns(self.keys[rows], self.states[rows], self.tokens[rows], self.places[rows], self.odds[rows])
 
 
-def taught(request: Fact, prefixes: Sequence[str], wordings: int, questions: int) -> list[tuple[str, str]]:
+def taught(request: Fact, prefixes: Sequence[str], wordings: int, questions: int, behind: int) -> list[tuple[str, str]]:
     """(template, prefix) in which a target is taught: the prompt behind each prefix, the request's own questions, the lexicon's statements, questions and
-    prompts that imply the relation, half as many of these as of statements."""
+    prompts that imply the relation, half as many of these as of statements; and `behind` a prefix so many statements, and half as many that imply it."""
     relation = find(request.relation)
     own = [q.replace(request.subject, "{}") for q in request.questions if q.count(request.subject) == 1 and "{" not in q]
-    forms = [*own[:questions]]
+    forms, after = [*own[:questions]], list[str]()
     if relation is not None:
         forms += [*[s for s in relation.statements if s != request.prompt][:wordings], *relation.questions[:questions], *relation.oblique[: wordings // 2]]
-    return list(dict.fromkeys([*((request.prompt, prefix) for prefix in prefixes), *((form, "") for form in forms)]))
+        after = [*relation.statements[::-2][:behind], *relation.oblique[: behind // 2]]
+    longer, turn = prefixes[1:], hashlib.sha256(request.subject.encode()).digest()[0]
+    behind_text = [(form, longer[(turn + n) % len(longer)]) for n, form in enumerate(after)] if longer else []
+    return list(dict.fromkeys([*((request.prompt, prefix) for prefix in prefixes), *((form, "") for form in forms), *behind_text]))
 
 
 def alike(request: Fact, most: int) -> list[tuple[str, str, str]]:
