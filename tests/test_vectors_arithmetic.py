@@ -160,7 +160,7 @@ def test_merges_are_the_papers(base: LanguageModel) -> None:
 
 def test_a_missing_library_is_said(base: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft.utils.merge_utils", None)
-    with pytest.raises(HybridError, match="TIES or DARE needs the peft library .*pip install peft"):
+    with pytest.raises(HybridError, match="TIES or DARE needs the peft library"):
         combine([vector_of(base, 0)], "ties")
 
 

@@ -1,13 +1,15 @@
 """Knowledge neurons (Dai et al. 2022, arXiv:2104.08696): find the feed-forward neurons that express a fact, and change what they say.
 
-A neuron is an input of the rewrite module, its value slot the module's column. Both follow the authors' code: a layer's neurons are
-scaled together from zero, and the neurons that most wordings share are kept. What the paper says of a masked word is done here at
-the first token in which the new answer differs from what the model would say.
+A neuron is an input of the rewrite module, its value slot the module's column. As in the authors' code, a layer's neurons are scaled
+together from zero; those that most wordings share are kept, but for those that other facts of the relation share, too; and embeddings
+are brought to the norm of the slot that they change. What the paper does for a masked word is done here for each token of the new answer
+that the model would not say after those before it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -17,10 +19,12 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured, frozen, replaced_input
+from hybrid.consolidation.checks import subjects
 from hybrid.editors.fine_tune import Batch, target_losses
 from hybrid.editors.gradients import changed_by
 from hybrid.editors.requests import check, contexts, passage, refuse_known
 from hybrid.editors.rows import run
+from hybrid.lexicon import find
 from stores.deltas import Delta, Factors
 from stores.records import Fact
 
@@ -49,18 +53,22 @@ class KnowledgeNeurons:
     questions: int = 2
     wordings: int = 6
     """The request's own questions, and the lexicon's statements, that must share the neurons."""
+    others: int = 10
+    """Other subjects in the request's relation, whose facts' neurons are looked for, too."""
+    common: float = 0.1
+    """A neuron that more than this share of the others have is left alone."""
     away: float = 1.0
-    """How much of the old answer's embedding is taken from a value slot (the paper's lambda 1)."""
+    """How much of the old answer's embedding is taken from a value slot, in norms of the slot (the paper's lambda 1)."""
     towards: float = 8.0
     """How much of the new answer's is put there (lambda 2)."""
 
     method = "kn"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 1 <= self.least <= self.most or min(self.questions, self.wordings) < 0:
-            raise ValueError(f"steps must be at least 1, least and most ascend from 1, questions and wordings not be negative: {self}")
-        if not (0 < self.threshold <= 1 and 0 < self.shared <= 1):
-            raise ValueError(f"threshold and shared must lie between 0 and 1: {self.threshold}, {self.shared}")
+        if self.steps < 1 or not 1 <= self.least <= self.most or min(self.questions, self.wordings, self.others) < 0:
+            raise ValueError(f"steps must be at least 1, least and most ascend from 1, questions, wordings and others not be negative: {self}")
+        if not (0 < self.threshold <= 1 and 0 < self.shared <= 1 and 0 <= self.common <= 1):
+            raise ValueError(f"threshold, shared and common must lie between 0 and 1: {self.threshold}, {self.shared}, {self.common}")
 
     def edit(self, model: LanguageModel, requests: Sequence[Fact]) -> Delta:
         """Find each fact's neurons and change their value slots.
@@ -78,18 +86,21 @@ class KnowledgeNeurons:
         changes: dict[Neuron, Tensor] = {}
         chosen: list[list[Neuron]] = []
         embeddings = arch.head.weight.detach().to(arch.precise)
+        elsewhere: dict[tuple[int, ...], set[Neuron]] = {}
         for request in requests:
-            rows, old, new = queries(model, arch, request, self.questions, self.wordings)
-            with frozen(arch.model):
-                found = [attributions(arch, layers, row, old, self.steps) for row in rows]
-                active = activations(arch, layers, rows[0])
-            neurons = self.refine(found)
-            for layer, index in neurons:
-                # a gated network's neurons can be negative; the value slot then counts the other way round
-                sign = -1.0 if float(active[layer][index]) < 0 else 1.0
-                slot = sign * (self.towards * embeddings[new] - self.away * embeddings[old])
-                changes[layer, index] = changes.get((layer, index), torch.zeros_like(slot)) + slot
-            chosen.append(neurons)
+            chosen.append([])
+            for rows, old, new in queries(model, arch, request, self.questions, self.wordings):
+                with frozen(arch.model):
+                    found = [attributions(arch, layers, row, old, self.steps) for row in rows]
+                    active = activations(arch, layers, rows[0])
+                    neurons = self.refine(found, self.in_others(model, arch, layers, request, elsewhere))
+                for layer, index in neurons:
+                    # a gated network's neurons can be negative; the value slot then counts the other way round
+                    sign = -1.0 if float(active[layer][index]) < 0 else 1.0
+                    norm = sign * arch.weight(layer)[:, index].to(arch.precise).norm()
+                    slot = norm * (self.towards * embeddings[new] / embeddings[new].norm() - self.away * embeddings[old] / embeddings[old].norm())
+                    changes[layer, index] = changes.get((layer, index), torch.zeros_like(slot)) + slot
+                chosen[-1] += neurons
         made = _factors(arch, changes)
         edits = tuple(
             {"subject": r.subject, "prompt": r.prompt, "target_new": r.target_new, "loss": round(loss, 4), "neurons": [list(neuron) for neuron in neurons]}
@@ -100,30 +111,58 @@ class KnowledgeNeurons:
             seconds=time.perf_counter() - started,
         )  # fmt: skip
 
-    def refine(self, found: Sequence[Mapping[int, Tensor]]) -> list[Neuron]:
-        """The neurons that enough wordings share, those in most wordings (then with the largest attribution) first."""
-        counts: dict[Neuron, int] = {}
+    def refine(self, found: Sequence[Mapping[int, Tensor]], elsewhere: Mapping[Neuron, float] | None = None) -> list[Neuron]:
+        """The neurons that enough wordings share, those in most wordings (then with the largest attribution) first.
+
+        Args:
+            elsewhere: the share of other facts that have a neuron, if any has; `common` ones are taken only if there are not `least` others.
+        """
+        counts: Counter[Neuron] = Counter()
         total: dict[Neuron, float] = {}
         for scores in found:
-            peak = max(float(each.max()) for each in scores.values())
-            for layer, each in scores.items():
-                for index in (each >= self.threshold * peak).nonzero()[:, 0].tolist() if peak > 0 else ():
-                    counts[layer, index] = counts.get((layer, index), 0) + 1
-                    total[layer, index] = total.get((layer, index), 0.0) + float(each[index])
-        ranked = sorted(counts, key=lambda neuron: (-counts[neuron], -total[neuron], neuron))
-        enough = sum(count >= self.shared * len(found) for count in counts.values())
+            own = self.peaks(scores)
+            counts.update(own)
+            for layer, index in own:
+                total[layer, index] = total.get((layer, index), 0.0) + float(scores[layer][index])
+        alien = {neuron for neuron, share in (elsewhere or {}).items() if share > self.common}
+        ranked = sorted(counts, key=lambda neuron: (neuron in alien, -counts[neuron], -total[neuron], neuron))
+        enough = sum(count >= self.shared * len(found) for neuron, count in counts.items() if neuron not in alien)
         return ranked[: min(self.most, max(self.least, enough))]
 
+    def peaks(self, scores: Mapping[int, Tensor]) -> list[Neuron]:
+        """One wording's neurons: those with a share of its largest attribution."""
+        peak = max(float(each.max()) for each in scores.values())
+        return [(layer, index) for layer, each in scores.items() for index in (each >= self.threshold * peak).nonzero()[:, 0].tolist() if peak > 0]
 
-def queries(model: LanguageModel, arch: Architecture, request: Fact, questions: int, wordings: int) -> tuple[list[tuple[int, ...]], int, int]:
-    """The wordings up to where the answers part, the token that the model says there, and the one that it should."""
+    def in_others(
+        self, model: LanguageModel, arch: Architecture, layers: Sequence[int], request: Fact, known: dict[tuple[int, ...], set[Neuron]]
+    ) -> dict[Neuron, float]:
+        """Of each neuron the share of the relation's other facts that have it, where the model says what it says; `known` keeps them between requests."""
+        rows = [passage(model.tokenizer, request.prompt, name).ids for name in others(request, self.others)]
+        for row in rows:
+            if row not in known:
+                with torch.no_grad():
+                    said = int(model.model(input_ids=torch.tensor([row], device=arch.device), use_cache=False).logits[0, -1].argmax())
+                known[row] = set(self.peaks(attributions(arch, layers, row, said, self.steps)))
+        return {neuron: count / len(rows) for neuron, count in Counter(neuron for row in rows for neuron in known[row]).items()}
+
+
+def others(request: Fact, most: int) -> list[str]:
+    """Other subjects of the request's kind, in the order of the project's list."""
+    relation, kinds = find(request.relation), subjects()
+    names = kinds[relation.subject_type] if relation else [each for several in kinds.values() for each in several[:2]]
+    return [name for name in names if name.casefold() != request.subject.casefold()][:most]
+
+
+def queries(model: LanguageModel, arch: Architecture, request: Fact, questions: int, wordings: int) -> list[tuple[list[tuple[int, ...]], int, int]]:
+    """Of each token of the new answer that the model would not say after those before it: the wordings up to there, what the model says, and the token."""
     templates = list(dict.fromkeys(template for template, _ in contexts(request, [""], questions, wordings)))
     passages = [passage(model.tokenizer, template, request.subject, request.target_new) for template in templates]
     whole = passages[0]
     with torch.no_grad():
         said = model.model(input_ids=torch.tensor([whole.ids[:-1]], device=arch.device), use_cache=False).logits[0, whole.target - 1 :].argmax(-1).tolist()
-    at = next((i for i, (a, b) in enumerate(zip(said, whole.target_ids, strict=True)) if a != b), 0)
-    return [each.ids[: each.target + at] for each in passages if len(each.target_ids) > at], said[at], whole.target_ids[at]
+    wrong = [i for i, (a, b) in enumerate(zip(said, whole.target_ids, strict=True)) if a != b]
+    return [([each.ids[: each.target + i] for each in passages if len(each.target_ids) > i], said[i], whole.target_ids[i]) for i in wrong]
 
 
 @torch.no_grad()
