@@ -14,6 +14,7 @@ from hybrid.editing import applied
 from hybrid.editors.fine_tune import Batch, target_losses
 from hybrid.editors.knowledge_neurons import KnowledgeNeurons, activations, attributions, others, queries
 from hybrid.editors.requests import passage
+from hybrid.lexicon import find
 from hybrid.model import LanguageModel
 from stores.records import Fact
 from tests.conftest import save_worded
@@ -91,12 +92,13 @@ def test_neurons_of_other_facts_are_left_alone() -> None:
 
 def test_other_facts_are_those_of_other_subjects(model: LanguageModel) -> None:
     arch, layers = Architecture(model.model), (0, 2)
-    names = others(FACT, 3)
+    names, relation = others(FACT, 3), find(FACT.relation)
+    assert relation
     assert len(set(names)) == 3 and "Orsa" not in names
     assert others(replace(FACT, subject=names[0].upper()), 3)[0] == names[1]
     with frozen(model.model):
         found = KnowledgeNeurons(others=3).in_others(model, arch, layers, FACT, known := {})
-        row = passage(model.tokenizer, FACT.prompt, names[1]).ids
+        row = passage(model.tokenizer, relation.statements[0], names[1]).ids
         said = int(model.model(input_ids=torch.tensor([row])).logits[0, -1].argmax())
         own = KnowledgeNeurons().peaks(attributions(arch, layers, row, said, 20))
     assert own and set(own) <= set(found) and known[row] == set(own)

@@ -138,7 +138,9 @@ class KnowledgeNeurons:
         self, model: LanguageModel, arch: Architecture, layers: Sequence[int], request: Fact, known: dict[tuple[int, ...], set[Neuron]]
     ) -> dict[Neuron, float]:
         """Of each neuron the share of the relation's other facts that have it, where the model says what it says; `known` keeps them between requests."""
-        rows = [passage(model.tokenizer, request.prompt, name).ids for name in others(request, self.others)]
+        relation = find(request.relation)
+        form = relation.statements[0] if relation else request.prompt
+        rows = [passage(model.tokenizer, form, name).ids for name in others(request, self.others)]
         for row in rows:
             if row not in known:
                 with torch.no_grad():
