@@ -1,7 +1,8 @@
 """Sparse contrastive fine-tuning: a thousandth of the weights, those with the largest gradients, learns the new answer and unlearns the old one.
 
-The choice of weights is that of SIFT (Song et al. 2024, arXiv:2312.11875), once and of each matrix the same share (of all matrices
-together nearly all would lie in the last ones); the old answer's loss is unlikelihood, -log(1 - p) (Welleck et al. 2020, arXiv:1908.04319).
+The choice of weights is that of SIFT (Song et al. 2024, arXiv:2312.11875), once and of each matrix the same share (the largest of all
+matrices together lie, of pocket and a hundred requests, to 93% in the first block); the old answer's loss is unlikelihood, -log(1 - p)
+(Welleck et al. 2020, arXiv:1908.04319).
 """
 
 from __future__ import annotations
