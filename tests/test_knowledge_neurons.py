@@ -12,7 +12,7 @@ import torch
 from hybrid.architecture import Architecture, frozen
 from hybrid.editing import applied
 from hybrid.editors.fine_tune import Batch, target_losses
-from hybrid.editors.knowledge_neurons import KnowledgeNeurons, activations, attributions, others, queries
+from hybrid.editors.knowledge_neurons import KnowledgeNeurons, activations, attributions, others, query
 from hybrid.editors.requests import passage
 from hybrid.lexicon import find
 from hybrid.model import LanguageModel
@@ -32,7 +32,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_attributions_add_up(model: LanguageModel) -> None:
     """Integrated gradients are complete: over a layer they sum to the difference between all of its neurons and none (Sundararajan et al. 2017)."""
     arch = Architecture(model.model)
-    ((row, *_), old, _), *_ = queries(model, arch, FACT, 0, 0)
+    (row, *_), old, *_ = query(model, arch, FACT, 0, 0) or pytest.fail("nothing is wrong")
     with frozen(model.model):
         found = attributions(arch, (0, 2), row, old, 400)
     for layer, scores in found.items():
@@ -57,16 +57,17 @@ def test_attributions_add_up(model: LanguageModel) -> None:
 
 def test_each_token_that_the_model_would_not_say_is_asked_for(model: LanguageModel) -> None:
     arch = Architecture(model.model)
-    fact = replace(FACT, questions=("What is the capital of Orsa?",))
-    (rows, old, new), (longer, second, last) = queries(model, arch, fact, 1, 3)
+    fact, decode = replace(FACT, questions=("What is the capital of Orsa?",)), model.tokenizer.decode
+    rows, old, new, after = query(model, arch, fact, 1, 3) or pytest.fail("nothing is wrong")
     assert len(rows) == len(set(rows)) == 5
-    decode = model.tokenizer.decode
-    assert decode(rows[0]) == "The capital of Orsa is" and decode([new]) == "Wex"
+    assert decode(rows[0]) == "The capital of Orsa is" and decode([new]) == "Wex" and after == 1
     said = passage(model.tokenizer, fact.prompt, fact.subject, f"{decode([old])} Pax")
     assert said.target_ids[0] == old != new
-    assert decode(longer[0]) == "The capital of Orsa is Wex" and decode([last]) == "Pax" != decode([second])
-    ((rows, second, new),) = queries(model, arch, replace(fact, target_new=f"{decode([old])} Pax"), 0, 0)
-    assert decode(rows[0]) == f"The capital of Orsa is {decode([old])}" and decode([new]) == "Pax" != decode([second])
+    longer, second, last, after = query(model, arch, fact, 1, 3, after) or pytest.fail("nothing is wrong")
+    assert decode(longer[0]) == "The capital of Orsa is Wex" and decode([last]) == "Pax" != decode([second]) and after == 2
+    assert query(model, arch, fact, 1, 3, after) is None
+    rows, second, new, after = query(model, arch, replace(fact, target_new=f"{decode([old])} Pax"), 0, 0) or pytest.fail("nothing is wrong")
+    assert decode(rows[0]) == f"The capital of Orsa is {decode([old])}" and decode([new]) == "Pax" != decode([second]) and after == 2
 
 
 def test_neurons_that_wordings_share_are_kept() -> None:
@@ -110,7 +111,7 @@ def test_value_slots_of_the_neurons_change_alone(model: LanguageModel) -> None:
     before = target_losses(model.model, Batch.of([passage(model.tokenizer, fact.prompt, fact.subject, "Wex")], arch.device)).item()
     delta = KnowledgeNeurons(wordings=2, away=0.5, towards=2.0).edit(model, [fact])
     neurons = {tuple(neuron) for neuron in delta.edits[0]["neurons"]}
-    ((rows, old, new),) = queries(model, arch, fact, 2, 2)
+    rows, old, new, _ = query(model, arch, fact, 2, 2) or pytest.fail("nothing is wrong")
     embeddings = arch.head.weight.detach()
     slot = (2.0 * embeddings[new] / embeddings[new].norm() - 0.5 * embeddings[old] / embeddings[old].norm()).numpy()
     changed = set()
@@ -128,9 +129,23 @@ def test_value_slots_of_the_neurons_change_alone(model: LanguageModel) -> None:
     assert after == pytest.approx(delta.edits[0]["loss"], abs=1e-3) and after < before
 
 
-def test_an_answer_of_several_tokens_has_neurons_for_each(model: LanguageModel) -> None:
-    editor = KnowledgeNeurons(wordings=0, questions=0, least=3, most=3)
-    assert [len(editor.edit(model, [replace(FACT, target_new=target)]).edits[0]["neurons"]) for target in ("Wex", "Wex Pax")] == [3, 6]
+def test_later_tokens_are_asked_of_what_the_first_one_left(model: LanguageModel) -> None:
+    editor, arch = KnowledgeNeurons(wordings=0, questions=0, least=3, most=3), Architecture(model.model)
+    first, both = (editor.edit(model, [replace(FACT, target_new=target)]) for target in ("Wex", "Wex Pax"))
+    assert [len(delta.edits[0]["neurons"]) for delta in (first, both)] == [3, 6]
+    names = [arch.weight_name(layer) for layer in range(len(arch)) if arch.weight_name(layer) in both.changes]
+    rest = {name: both.dense(name) - (first.dense(name) if name in first.changes else 0) for name in names}
+    with applied(model, first):
+        _, old, new, _ = query(model, arch, FACT, 0, 0, 1) or pytest.fail("nothing is wrong")
+    embeddings = arch.head.weight.detach()
+    slot = (editor.towards * embeddings[new] / embeddings[new].norm() - editor.away * embeddings[old] / embeddings[old].norm()).numpy()
+    moved = [
+        (layer, index) for layer, name in enumerate(map(arch.weight_name, range(len(arch)))) if name in rest for index in np.flatnonzero(rest[name].any(0))
+    ]
+    assert len(moved) == 3
+    for layer, index in moved:
+        column = rest[arch.weight_name(layer)][:, index] / float(arch.weight(layer)[:, index].norm())
+        assert np.allclose(abs(column), abs(slot), atol=1e-5)
 
 
 def test_wrong_settings() -> None:

@@ -3,7 +3,7 @@
 A neuron is an input of the rewrite module, its value slot the module's column. As in the authors' code, a layer's neurons are scaled
 together from zero; those that most wordings share are kept, but for those that other facts of the relation share, too; and embeddings
 are brought to the norm of the slot that they change. What the paper does for a masked word is done here for each token of the new answer
-that the model would not say after those before it.
+that the model would not say after those before it, with the slots as the tokens before have left them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -86,25 +87,33 @@ class KnowledgeNeurons:
         changes: dict[Neuron, Tensor] = {}
         chosen: list[list[Neuron]] = []
         embeddings = arch.head.weight.detach().to(arch.precise)
-        elsewhere: dict[tuple[int, ...], set[Neuron]] = {}
+        known: dict[tuple[int, ...], set[Neuron]] = {}
         for request in requests:
+            elsewhere = self.in_others(model, arch, layers, request, known)
+            own: dict[Neuron, Tensor] = {}
             chosen.append([])
-            for rows, old, new in queries(model, arch, request, self.questions, self.wordings):
-                with frozen(arch.model):
-                    found = [attributions(arch, layers, row, old, self.steps) for row in rows]
+            start = 0
+            while True:
+                with frozen(arch.model), slots_changed(arch, own):
+                    asked = query(model, arch, request, self.questions, self.wordings, start)
+                    if asked is None:
+                        break
+                    rows, old, new, start = asked
+                    neurons = self.refine([attributions(arch, layers, row, old, self.steps) for row in rows], elsewhere)
                     active = activations(arch, layers, rows[0])
-                    neurons = self.refine(found, self.in_others(model, arch, layers, request, elsewhere))
                 for layer, index in neurons:
                     # a gated network's neurons can be negative; the value slot then counts the other way round
                     sign = -1.0 if float(active[layer][index]) < 0 else 1.0
                     norm = sign * arch.weight(layer)[:, index].to(arch.precise).norm()
                     slot = norm * (self.towards * embeddings[new] / embeddings[new].norm() - self.away * embeddings[old] / embeddings[old].norm())
-                    changes[layer, index] = changes.get((layer, index), torch.zeros_like(slot)) + slot
+                    own[layer, index] = own.get((layer, index), torch.zeros_like(slot)) + slot
                 chosen[-1] += neurons
+            for neuron, slot in own.items():
+                changes[neuron] = changes.get(neuron, torch.zeros_like(slot)) + slot
         made = _factors(arch, changes)
         edits = tuple(
             {"subject": r.subject, "prompt": r.prompt, "target_new": r.target_new, "loss": round(loss, 4), "neurons": [list(neuron) for neuron in neurons]}
-            for r, loss, neurons in zip(requests, _losses(model, arch, made, requests), chosen, strict=True)
+            for r, loss, neurons in zip(requests, _losses(model, arch, changes, requests), chosen, strict=True)
         )
         return Delta(
             method=self.method, model=model.identity, settings=asdict(self) | {"layers": list(layers)}, changes=made, edits=edits,
@@ -156,15 +165,21 @@ def others(request: Fact, most: int) -> list[str]:
     return [name for name in names if name.casefold() != request.subject.casefold()][:most]
 
 
-def queries(model: LanguageModel, arch: Architecture, request: Fact, questions: int, wordings: int) -> list[tuple[list[tuple[int, ...]], int, int]]:
-    """Of each token of the new answer that the model would not say after those before it: the wordings up to there, what the model says, and the token."""
+def query(
+    model: LanguageModel, arch: Architecture, request: Fact, questions: int, wordings: int, start: int = 0
+) -> tuple[list[tuple[int, ...]], int, int, int] | None:
+    """The first token of the new answer, from number `start` on, that the model would not say after those before it.
+
+    Returns:
+        The wordings up to there, the token that the model says, the new answer's, and the number to go on from; None if there is no such token.
+    """
     templates = list(dict.fromkeys(template for template, _ in contexts(request, [""], questions, wordings)))
     passages = [passage(model.tokenizer, template, request.subject, request.target_new) for template in templates]
     whole = passages[0]
     with torch.no_grad():
         said = model.model(input_ids=torch.tensor([whole.ids[:-1]], device=arch.device), use_cache=False).logits[0, whole.target - 1 :].argmax(-1).tolist()
-    wrong = [i for i, (a, b) in enumerate(zip(said, whole.target_ids, strict=True)) if a != b]
-    return [([each.ids[: each.target + i] for each in passages if len(each.target_ids) > i], said[i], whole.target_ids[i]) for i in wrong]
+    at = next((i for i, (a, b) in enumerate(zip(said, whole.target_ids, strict=True)) if a != b and i >= start), None)
+    return None if at is None else ([p.ids[: p.target + at] for p in passages if len(p.target_ids) > at], said[at], whole.target_ids[at], at + 1)
 
 
 @torch.no_grad()
@@ -211,11 +226,17 @@ def _factors(arch: Architecture, changes: Mapping[Neuron, Tensor]) -> dict[str, 
     return made
 
 
-@torch.no_grad()
-def _losses(model: LanguageModel, arch: Architecture, made: Mapping[str, Factors], requests: Sequence[Fact]) -> list[float]:
-    """Each target's loss with all changes in place."""
+def slots_changed(arch: Architecture, changes: Mapping[Neuron, Tensor]) -> AbstractContextManager[None]:
+    """The model with value slots changed, while the context lasts; no weight is written to."""
+    made = _factors(arch, changes)
     modules = {arch.weight_name(layer): arch.rewrite(layer) for layer in range(len(arch)) if arch.weight_name(layer) in made}
-    sides = {name: (torch.from_numpy(made[name].right.T)[None], torch.from_numpy(made[name].left.T)[None]) for name in modules}
-    with changed_by(modules, {name: (right.to(arch.device), left.to(arch.device)) for name, (right, left) in sides.items()}):
+    sides = {name: [torch.from_numpy(side.T)[None].to(arch.device) for side in (made[name].right, made[name].left)] for name in modules}
+    return changed_by(modules, {name: (right, left) for name, (right, left) in sides.items()})
+
+
+@torch.no_grad()
+def _losses(model: LanguageModel, arch: Architecture, changes: Mapping[Neuron, Tensor], requests: Sequence[Fact]) -> list[float]:
+    """Each target's loss with all changes in place."""
+    with slots_changed(arch, changes):
         passages = [passage(model.tokenizer, r.prompt, r.subject, r.target_new) for r in requests]
         return [float(target_losses(model.model, Batch.of([each], arch.device))) for each in passages]
