@@ -212,7 +212,8 @@ def sweep(
     for combination in itertools.product(*axes.values()):
         settings = dict(zip(axes, combination, strict=True))
         made = measured(board, method, settings | ({"cache": cache} if cache is not None else {}), MODES[mode], some, calm)
-        result["rows"].append({"method": method, "mode": mode, "facts": count, "seed": seed, "texts": len(some), "settings": settings} | made)
+        about = {"method": method, "mode": mode, "facts": count, "seed": seed, "texts": len(some), "settings": settings}
+        result["rows"].append(about | made | ({"values": "kept"} if cache is not None and values else {}))
         click.echo(json.dumps(result["rows"][-1]), err=True)
         write(out, result, echo=out is None)
 
