@@ -49,9 +49,10 @@ MANY, FEW = 200, 25
 """Texts on which perplexity is measured, and on which each of many single edits is; the first ones."""
 
 
-def prose(texts: Path | None) -> list[str]:
-    """Texts about other things."""
-    return [row["Text"] if isinstance(row, dict) else row for row in json.loads(texts.read_text(encoding="utf-8"))[:MANY]] if texts else []
+def prose(texts: Path | None, last: bool = False) -> list[str]:
+    """Texts about other things: the first ones of a file, or the last."""
+    rows = json.loads(texts.read_text(encoding="utf-8")) if texts else []
+    return [row["Text"] if isinstance(row, dict) else row for row in (rows[-MANY:] if last else rows[:MANY])]
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -192,23 +193,27 @@ def taught(facts: Path, name: str, out: Path | None, batch: int, seeds: str) -> 
 @click.option("--grid", multiple=True, required=True, help="NAME=VALUE;VALUE;...  Values of layers are comma-separated.")
 @click.option("--mode", default="batch", show_default=True, type=click.Choice([*MODES]))
 @click.option("--batch", "count", default=100, show_default=True, help="Facts.")
-@click.option("--texts", type=click.Path(exists=True, path_type=Path), help="As for the table; the first hundred are read.")
+@click.option("--texts", type=click.Path(exists=True, path_type=Path), help="As for the table; the last ones, which the table does not read.")
+@click.option("--values", type=click.Path(dir_okay=False, path_type=Path), help="File for the values of MEMIT, AlphaEdit and EMMET, for the next sweep.")
 @click.option("--seed", default=2, show_default=True)
-def sweep(facts: Path, name: str, out: Path | None, method: str, grid: tuple[str, ...], mode: str, count: int, texts: Path | None, seed: int) -> None:
-    """All combinations of settings, on facts of their own."""
+def sweep(
+    facts: Path, name: str, out: Path | None, method: str, grid: tuple[str, ...], mode: str, count: int, texts: Path | None, values: Path | None, seed: int
+) -> None:
+    """All combinations of settings, on facts and texts of their own."""
     model = LanguageModel(name, "cpu")
-    board, some = Board(model, own_cases(model, facts, count, seed)), prose(texts)[:FEW]
+    board, some = Board(model, own_cases(model, facts, count, seed)), prose(texts, last=True)[: FEW if mode == "single" else MANY]
     calm = perplexity(model, some) if some else None
     context_prefixes(model)
     axes = {part.partition("=")[0]: [_value(text) for text in part.partition("=")[2].split(";")] for part in grid}
     result: dict[str, Any] = {"command": " ".join(["python bench/editors.py sweep --method", method, *(f"--grid '{part}'" for part in grid)]), "rows": []}
     if out is not None and out.exists():  # another method's, or another grid's rows are kept
-        result["rows"] = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    cache = ValueStore(Path(tempfile.mkdtemp()) / "values.db") if method in ("memit", "alphaedit", "emmet") and mode == "batch" else None
-    for values in itertools.product(*axes.values()):
-        settings = dict(zip(axes, values, strict=True))
+        result = json.loads(out.read_text(encoding="utf-8"))
+    cache = ValueStore(values or Path(tempfile.mkdtemp()) / "values.db") if method in VALUED and mode == "batch" else None
+    for combination in itertools.product(*axes.values()):
+        settings = dict(zip(axes, combination, strict=True))
         made = measured(board, method, settings | ({"cache": cache} if cache is not None else {}), MODES[mode], some, calm)
-        result["rows"].append({"method": method, "mode": mode, "facts": count, "settings": settings} | made)
+        about = {"method": method, "mode": mode, "facts": count, "seed": seed, "texts": len(some), "settings": settings}
+        result["rows"].append(about | made | ({"values": "kept"} if cache is not None and values else {}))
         click.echo(json.dumps(result["rows"][-1]), err=True)
         write(out, result, echo=out is None)
 

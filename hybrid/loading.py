@@ -1,9 +1,13 @@
-"""Loading without noise: no progress bars and load reports of other libraries between a program's own lines."""
+"""Loading other libraries: those that may be missing, and all without noise (progress bars and load reports between a program's own lines)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from stores.errors import HybridError
 
 
 @contextmanager
@@ -20,3 +24,16 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def optional(module: str, needed_by: str) -> Any:
+    """A module of a package that is not among the requirements.
+
+    Raises:
+        HybridError: if it is not installed, with the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise HybridError(f"{needed_by} needs the {package} library ({error}); install it with `pip install {package}`") from error

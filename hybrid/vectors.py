@@ -10,7 +10,6 @@ import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,10 @@ from safetensors.numpy import load_file
 
 from hybrid.architecture import oriented
 from hybrid.embedder import file_hash
+from hybrid.loading import optional
 from stores.adapters import is_adapter
 from stores.deltas import WEIGHTS, Delta, Factors
-from stores.errors import BadRequest, Conflict, HybridError, NotFound
+from stores.errors import BadRequest, Conflict, NotFound
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel
@@ -191,7 +191,7 @@ def _merged(changes: Sequence[Change | None], weights: Sequence[float], method: 
         return total.astype(np.float32)
     shape = _dense(held[0][0]).shape
     tensors = [torch.zeros(shape) if each is None else torch.from_numpy(_dense(each)).float() for each in changes]
-    merge = _merge_utils()
+    merge = optional("peft.utils.merge_utils", "combining by TIES or DARE")
     arguments: Mapping[str, Any] = {"weights": torch.tensor(weights), "density": density}
     functions = {"ties": merge.ties, "dare": merge.dare_linear, "dare-ties": merge.dare_ties, "magnitude": merge.magnitude_prune}
     with warnings.catch_warnings():
@@ -202,15 +202,3 @@ def _merged(changes: Sequence[Change | None], weights: Sequence[float], method: 
 
 def _dense(change: Change) -> np.ndarray:
     return change.dense if isinstance(change, Factors) else change
-
-
-def _merge_utils() -> Any:
-    """peft's merges.
-
-    Raises:
-        HybridError: if it is not installed.
-    """
-    try:
-        return import_module("peft.utils.merge_utils")
-    except ImportError as error:
-        raise HybridError(f"TIES and DARE need the peft library ({error}); install it with `pip install peft`") from error

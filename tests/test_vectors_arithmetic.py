@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hybrid.fingerprint import tensor_hashes
 from hybrid.model import LanguageModel
 from hybrid.vectors import combine, made, read, scaled
 from stores.deltas import Delta, Factors
-from stores.errors import BadRequest, Conflict, NotFound
+from stores.errors import BadRequest, Conflict, HybridError, NotFound
 from tests.conftest import save_causal
 
 
@@ -155,6 +156,12 @@ def test_merges_are_the_papers(base: LanguageModel) -> None:
     assert np.allclose(one[one != 0], 4 * dense[0][one != 0]) and 0.15 < (one != 0).mean() < 0.35  # what is left is rescaled by 1 / density
     linear = combine(vectors, "linear", weights)
     assert np.allclose(linear.dense("b.weight"), sum(w * v.dense("b.weight") for w, v in zip(weights, vectors, strict=True)), atol=1e-5)
+
+
+def test_a_missing_library_is_said(base: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft.utils.merge_utils", None)
+    with pytest.raises(HybridError, match="TIES or DARE needs the peft library"):
+        combine([vector_of(base, 0)], "ties")
 
 
 def test_mistakes_are_refused(base: LanguageModel, tuned: LanguageModel, tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Knowledge neurons (Dai et al. 2022, arXiv:2104.08696): find the feed-forward neurons that express a fact, and change what they say.
 
-A neuron is an input of the rewrite module, its value slot the module's column. Both follow the authors' code: a layer's neurons are
-scaled together from zero, and the neurons that most wordings share are kept. What the paper says of a masked word is done here at
-the first token in which the new answer differs from what the model would say.
+A neuron is an input of the rewrite module, its value slot the module's column. As in the authors' code, a layer's neurons are scaled
+together from zero; those that most wordings share are kept, but for those that other facts of the relation share, too; and embeddings
+are brought to the norm of the slot that they change. What the paper does for a masked word is done here for each token of the new answer
+that the model would not say after those before it, with the slots as the tokens before have left them.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +20,12 @@ import torch
 from torch import Tensor
 
 from hybrid.architecture import Architecture, captured, frozen, replaced_input
+from hybrid.consolidation.checks import subjects
 from hybrid.editors.fine_tune import Batch, target_losses
 from hybrid.editors.gradients import changed_by
 from hybrid.editors.requests import check, contexts, passage, refuse_known
 from hybrid.editors.rows import run
+from hybrid.lexicon import find
 from stores.deltas import Delta, Factors
 from stores.records import Fact
 
@@ -49,18 +54,22 @@ class KnowledgeNeurons:
     questions: int = 2
     wordings: int = 6
     """The request's own questions, and the lexicon's statements, that must share the neurons."""
+    others: int = 10
+    """Other subjects in the request's relation, whose facts' neurons are looked for, too."""
+    common: float = 0.1
+    """A neuron that more than this share of the others have is left alone."""
     away: float = 1.0
-    """How much of the old answer's embedding is taken from a value slot (the paper's lambda 1)."""
+    """How much of the old answer's embedding is taken from a value slot, in norms of the slot (the paper's lambda 1)."""
     towards: float = 8.0
     """How much of the new answer's is put there (lambda 2)."""
 
     method = "kn"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 1 <= self.least <= self.most or min(self.questions, self.wordings) < 0:
-            raise ValueError(f"steps must be at least 1, least and most ascend from 1, questions and wordings not be negative: {self}")
-        if not (0 < self.threshold <= 1 and 0 < self.shared <= 1):
-            raise ValueError(f"threshold and shared must lie between 0 and 1: {self.threshold}, {self.shared}")
+        if self.steps < 1 or not 1 <= self.least <= self.most or min(self.questions, self.wordings, self.others) < 0:
+            raise ValueError(f"steps must be at least 1, least and most ascend from 1, questions, wordings and others not be negative: {self}")
+        if not (0 < self.threshold <= 1 and 0 < self.shared <= 1 and 0 <= self.common <= 1):
+            raise ValueError(f"threshold, shared and common must lie between 0 and 1: {self.threshold}, {self.shared}, {self.common}")
 
     def edit(self, model: LanguageModel, requests: Sequence[Fact]) -> Delta:
         """Find each fact's neurons and change their value slots.
@@ -78,52 +87,99 @@ class KnowledgeNeurons:
         changes: dict[Neuron, Tensor] = {}
         chosen: list[list[Neuron]] = []
         embeddings = arch.head.weight.detach().to(arch.precise)
+        known: dict[tuple[int, ...], set[Neuron]] = {}
         for request in requests:
-            rows, old, new = queries(model, arch, request, self.questions, self.wordings)
-            with frozen(arch.model):
-                found = [attributions(arch, layers, row, old, self.steps) for row in rows]
-                active = activations(arch, layers, rows[0])
-            neurons = self.refine(found)
-            for layer, index in neurons:
-                # a gated network's neurons can be negative; the value slot then counts the other way round
-                sign = -1.0 if float(active[layer][index]) < 0 else 1.0
-                slot = sign * (self.towards * embeddings[new] - self.away * embeddings[old])
-                changes[layer, index] = changes.get((layer, index), torch.zeros_like(slot)) + slot
-            chosen.append(neurons)
+            elsewhere = self.in_others(model, arch, layers, request, known)
+            own: dict[Neuron, Tensor] = {}
+            chosen.append([])
+            start = 0
+            while True:
+                with frozen(arch.model), slots_changed(arch, own):
+                    asked = query(model, arch, request, self.questions, self.wordings, start)
+                    if asked is None:
+                        break
+                    rows, old, new, start = asked
+                    neurons = self.refine([attributions(arch, layers, row, old, self.steps) for row in rows], elsewhere)
+                    active = activations(arch, layers, rows[0])
+                for layer, index in neurons:
+                    # a gated network's neurons can be negative; the value slot then counts the other way round
+                    sign = -1.0 if float(active[layer][index]) < 0 else 1.0
+                    norm = sign * arch.weight(layer)[:, index].to(arch.precise).norm()
+                    slot = norm * (self.towards * embeddings[new] / embeddings[new].norm() - self.away * embeddings[old] / embeddings[old].norm())
+                    own[layer, index] = own.get((layer, index), torch.zeros_like(slot)) + slot
+                chosen[-1] += neurons
+            for neuron, slot in own.items():
+                changes[neuron] = changes.get(neuron, torch.zeros_like(slot)) + slot
         made = _factors(arch, changes)
         edits = tuple(
             {"subject": r.subject, "prompt": r.prompt, "target_new": r.target_new, "loss": round(loss, 4), "neurons": [list(neuron) for neuron in neurons]}
-            for r, loss, neurons in zip(requests, _losses(model, arch, made, requests), chosen, strict=True)
+            for r, loss, neurons in zip(requests, _losses(model, arch, changes, requests), chosen, strict=True)
         )
         return Delta(
             method=self.method, model=model.identity, settings=asdict(self) | {"layers": list(layers)}, changes=made, edits=edits,
             seconds=time.perf_counter() - started,
         )  # fmt: skip
 
-    def refine(self, found: Sequence[Mapping[int, Tensor]]) -> list[Neuron]:
-        """The neurons that enough wordings share, those in most wordings (then with the largest attribution) first."""
-        counts: dict[Neuron, int] = {}
+    def refine(self, found: Sequence[Mapping[int, Tensor]], elsewhere: Mapping[Neuron, float] | None = None) -> list[Neuron]:
+        """The neurons that enough wordings share, those in most wordings (then with the largest attribution) first.
+
+        Args:
+            elsewhere: the share of other facts that have a neuron, if any has; `common` ones are taken only if there are not `least` others.
+        """
+        counts: Counter[Neuron] = Counter()
         total: dict[Neuron, float] = {}
         for scores in found:
-            peak = max(float(each.max()) for each in scores.values())
-            for layer, each in scores.items():
-                for index in (each >= self.threshold * peak).nonzero()[:, 0].tolist() if peak > 0 else ():
-                    counts[layer, index] = counts.get((layer, index), 0) + 1
-                    total[layer, index] = total.get((layer, index), 0.0) + float(each[index])
-        ranked = sorted(counts, key=lambda neuron: (-counts[neuron], -total[neuron], neuron))
-        enough = sum(count >= self.shared * len(found) for count in counts.values())
+            own = self.peaks(scores)
+            counts.update(own)
+            for layer, index in own:
+                total[layer, index] = total.get((layer, index), 0.0) + float(scores[layer][index])
+        alien = {neuron for neuron, share in (elsewhere or {}).items() if share > self.common}
+        ranked = sorted(counts, key=lambda neuron: (neuron in alien, -counts[neuron], -total[neuron], neuron))
+        enough = sum(count >= self.shared * len(found) for neuron, count in counts.items() if neuron not in alien)
         return ranked[: min(self.most, max(self.least, enough))]
 
+    def peaks(self, scores: Mapping[int, Tensor]) -> list[Neuron]:
+        """One wording's neurons: those with a share of its largest attribution."""
+        peak = max(float(each.max()) for each in scores.values())
+        return [(layer, index) for layer, each in scores.items() for index in (each >= self.threshold * peak).nonzero()[:, 0].tolist() if peak > 0]
 
-def queries(model: LanguageModel, arch: Architecture, request: Fact, questions: int, wordings: int) -> tuple[list[tuple[int, ...]], int, int]:
-    """The wordings up to where the answers part, the token that the model says there, and the one that it should."""
+    def in_others(
+        self, model: LanguageModel, arch: Architecture, layers: Sequence[int], request: Fact, known: dict[tuple[int, ...], set[Neuron]]
+    ) -> dict[Neuron, float]:
+        """Of each neuron the share of the relation's other facts that have it, where the model says what it says; `known` keeps them between requests."""
+        relation = find(request.relation)
+        form = relation.statements[0] if relation else request.prompt
+        rows = [passage(model.tokenizer, form, name).ids for name in others(request, self.others)]
+        for row in rows:
+            if row not in known:
+                with torch.no_grad():
+                    said = int(model.model(input_ids=torch.tensor([row], device=arch.device), use_cache=False).logits[0, -1].argmax())
+                known[row] = set(self.peaks(attributions(arch, layers, row, said, self.steps)))
+        return {neuron: count / len(rows) for neuron, count in Counter(neuron for row in rows for neuron in known[row]).items()}
+
+
+def others(request: Fact, most: int) -> list[str]:
+    """Other subjects of the request's kind, in the order of the project's list."""
+    relation, kinds = find(request.relation), subjects()
+    names = kinds[relation.subject_type] if relation else [each for several in kinds.values() for each in several[:2]]
+    return [name for name in names if name.casefold() != request.subject.casefold()][:most]
+
+
+def query(
+    model: LanguageModel, arch: Architecture, request: Fact, questions: int, wordings: int, start: int = 0
+) -> tuple[list[tuple[int, ...]], int, int, int] | None:
+    """The first token of the new answer, from number `start` on, that the model would not say after those before it.
+
+    Returns:
+        The wordings up to there, the token that the model says, the new answer's, and the number to go on from; None if there is no such token.
+    """
     templates = list(dict.fromkeys(template for template, _ in contexts(request, [""], questions, wordings)))
     passages = [passage(model.tokenizer, template, request.subject, request.target_new) for template in templates]
     whole = passages[0]
     with torch.no_grad():
         said = model.model(input_ids=torch.tensor([whole.ids[:-1]], device=arch.device), use_cache=False).logits[0, whole.target - 1 :].argmax(-1).tolist()
-    at = next((i for i, (a, b) in enumerate(zip(said, whole.target_ids, strict=True)) if a != b), 0)
-    return [each.ids[: each.target + at] for each in passages if len(each.target_ids) > at], said[at], whole.target_ids[at]
+    at = next((i for i, (a, b) in enumerate(zip(said, whole.target_ids, strict=True)) if a != b and i >= start), None)
+    return None if at is None else ([p.ids[: p.target + at] for p in passages if len(p.target_ids) > at], said[at], whole.target_ids[at], at + 1)
 
 
 @torch.no_grad()
@@ -170,11 +226,17 @@ def _factors(arch: Architecture, changes: Mapping[Neuron, Tensor]) -> dict[str, 
     return made
 
 
-@torch.no_grad()
-def _losses(model: LanguageModel, arch: Architecture, made: Mapping[str, Factors], requests: Sequence[Fact]) -> list[float]:
-    """Each target's loss with all changes in place."""
+def slots_changed(arch: Architecture, changes: Mapping[Neuron, Tensor]) -> AbstractContextManager[None]:
+    """The model with value slots changed, while the context lasts; no weight is written to."""
+    made = _factors(arch, changes)
     modules = {arch.weight_name(layer): arch.rewrite(layer) for layer in range(len(arch)) if arch.weight_name(layer) in made}
-    sides = {name: (torch.from_numpy(made[name].right.T)[None], torch.from_numpy(made[name].left.T)[None]) for name in modules}
-    with changed_by(modules, {name: (right.to(arch.device), left.to(arch.device)) for name, (right, left) in sides.items()}):
+    sides = {name: [torch.from_numpy(side.T)[None].to(arch.device) for side in (made[name].right, made[name].left)] for name in modules}
+    return changed_by(modules, {name: (right, left) for name, (right, left) in sides.items()})
+
+
+@torch.no_grad()
+def _losses(model: LanguageModel, arch: Architecture, changes: Mapping[Neuron, Tensor], requests: Sequence[Fact]) -> list[float]:
+    """Each target's loss with all changes in place."""
+    with slots_changed(arch, changes):
         passages = [passage(model.tokenizer, r.prompt, r.subject, r.target_new) for r in requests]
         return [float(target_losses(model.model, Batch.of([each], arch.device))) for each in passages]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hybrid.architecture import Architecture, is_linear
 from hybrid.editors.fine_tune import GradientEditor, Trained
+from hybrid.loading import optional
 from stores.deltas import Factors
-from stores.errors import HybridError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Lora(GradientEditor):
 
     def prepare(self) -> None:
         """The library must be there."""
-        _peft()
+        optional("peft", "the editor 'lora'")
 
     def default_layers(self, blocks: int) -> tuple[int, ...]:
         """All blocks."""
@@ -55,7 +55,7 @@ class Lora(GradientEditor):
         Raises:
             ValueError: if a target is not a linear module of the blocks.
         """
-        peft = _peft()
+        peft: Any = import_module("peft")  # it is there, see `prepare`
         names = [f"{arch.layout.blocks}.{layer}.{target}" for layer in layers for target in self.targets or (arch.layout.rewrite,)]
         kinds = {_kind(arch, name) for name in names}
         config = peft.LoraConfig(
@@ -74,18 +74,6 @@ class Lora(GradientEditor):
                 return {f"{name}.weight": Factors(_array(b.detach() * scaling), _array(a.detach().T)) for name, (b, a, scaling) in pairs.items()}
 
             yield Trained([tensor for b, a, _ in pairs.values() for tensor in (b, a)], arch.model, changes)
-
-
-def _peft() -> Any:
-    """The library, which is not among the requirements.
-
-    Raises:
-        HybridError: if it is not installed.
-    """
-    try:
-        return import_module("peft")
-    except ImportError as error:
-        raise HybridError(f"the editor 'lora' needs the peft library ({error}); install it with `pip install peft`") from error
 
 
 def _kind(arch: Architecture, name: str) -> str:

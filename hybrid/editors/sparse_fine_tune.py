@@ -1,7 +1,8 @@
 """Sparse contrastive fine-tuning: a thousandth of the weights, those with the largest gradients, learns the new answer and unlearns the old one.
 
-The choice of weights is that of SIFT (Song et al. 2024, arXiv:2312.11875), once and over all matrices together; the old answer's
-loss is unlikelihood, -log(1 - p) (Welleck et al. 2020, arXiv:1908.04319).
+The choice of weights is that of SIFT (Song et al. 2024, arXiv:2312.11875), once and of each matrix the same share (the largest of all
+matrices together lie, of pocket and a hundred requests, to 93% in the first block); the old answer's loss is unlikelihood, -log(1 - p)
+(Welleck et al. 2020, arXiv:1908.04319).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class SparseFineTune(GradientEditor):
 
     lr: float = 5e-3
     share: float = 1e-3
-    """Share of the layers' feed-forward weights that may change, by the size of their gradients."""
+    """Share of each feed-forward matrix that may change, by the size of the gradients."""
     contrast: float = 1.0
     """Weight of the old answer's unlikelihood; the old answer is the request's `target_true`, or what the model says."""
 
@@ -108,16 +109,8 @@ class Chosen:
 
 
 def largest(gradients: Sequence[Tensor], share: float) -> list[Tensor]:
-    """Flat indices of the entries of each tensor that are among the `share` largest of all of them together, at least one."""
-    count = max(1, round(share * sum(gradient.numel() for gradient in gradients)))
-    tops = [gradient.abs().reshape(-1).topk(min(count, gradient.numel())) for gradient in gradients]
-    kept = torch.cat([top.values for top in tops]).topk(count).indices.sort().values
-    found, start = [], 0
-    for top in tops:
-        inside = kept[(kept >= start) & (kept < start + len(top.values))] - start
-        found.append(top.indices[inside].sort().values)
-        start += len(top.values)
-    return found
+    """Flat indices, ascending, of the `share` largest entries of each tensor, at least one of each."""
+    return [gradient.abs().reshape(-1).topk(max(1, round(share * gradient.numel()))).indices.sort().values for gradient in gradients]
 
 
 def old_answer(model: LanguageModel, request: Fact) -> Passage | None:
