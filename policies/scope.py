@@ -57,8 +57,8 @@ class Evidence:
     known: float
     """1 if the lexicon knows the fact's relation."""
     elsewhere: float = 0.0
-    """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells; 2 if there is no doubt about it, or if it is worded as
-    another relation is."""
+    """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells; 2 if there is no doubt about it, if it is worded as
+    another relation is, or asks for another kind of value ("where", beside a person)."""
     excluded: float = 0.0
     """1 if the query rules the fact's value out ("other than Oslo")."""
     contrast: float = 0.0

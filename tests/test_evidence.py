@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hybrid.embedder import Embedder
-from hybrid.lexicon import find, relations
+from hybrid.lexicon import fill, find, relations
 from hybrid.scope.evidence import Reading, Witness, last_sentence
 from hybrid.scope.names import longer, shared, span, variant, without
-from hybrid.scope.nouns import asked, elsewhere, excluded
+from hybrid.scope.nouns import another_kind, asked, elsewhere, excluded
 from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
 from hybrid.scope.scorer import ScopeScorer
@@ -223,6 +223,18 @@ def test_a_knowledge_bases_label_is_another_relation_unless_it_is_a_name_of_this
     assert elsewhere(asked("The narrative location of it is", "it"), series, "it is followed by") == 2
     assert elsewhere(asked("The IUCN conservation status of it is", "it"), status, "it is rated") == 0
     assert elsewhere(asked("The narrative location of it is", "it"), None, "What comes after it?") == 1, "a fact of an unknown relation may tell of it"
+
+
+def test_a_question_may_ask_for_another_kind_of_value() -> None:
+    mother = stored("Una Trask", "mother", "The mother of {} is")
+    assert [Reading.of(query, mother).elsewhere for query in ("Where was Una Trask born?", "Do you know when Una Trask was born?", "Who had Una Trask?")] == [
+        2,
+        2,
+        0,
+    ]
+    asked_so = [(r, q) for r in relations().values() for q in (*r.questions, *r.held_out_questions)]
+    wrong = [(r.id, q) for r, q in asked_so if another_kind(fill(q, "it"), r)]
+    assert len(asked_so) > 3000 and len(wrong) <= 3, wrong
 
 
 def test_the_words_of_an_opposite_ask_for_something_else(witness: Witness) -> None:

@@ -21,8 +21,8 @@ from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import ambiguous, opposite
 from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
+from hybrid.scope.nouns import another_kind, elsewhere, excluded
 from hybrid.scope.nouns import asked as asked_for
-from hybrid.scope.nouns import elsewhere, excluded
 from hybrid.scope.phrasings import PRONOUN, Phrasings, Wording
 from hybrid.scope.scorer import ScopeScorer
 from hybrid.scope.shortened import partly
@@ -72,7 +72,7 @@ class Reading:
     forms: tuple[str, ...]
     """The fact's own prompt and relation, without the name."""
     elsewhere: int
-    """Whether something else is asked for by name, see `hybrid.scope.nouns`."""
+    """Whether something else is asked for by name, or another kind of value, see `hybrid.scope.nouns`."""
     excluded: bool
     name: str
     """The fact's name that is compared."""
@@ -116,6 +116,8 @@ class Reading:
         stands = span(name, asked)
         bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
+        if bare is not None and relation is not None and another_kind(bare, relation):
+            other = 2
         within = where is not None and longer(where, last, person)
         return cls(
             asked,

@@ -20,6 +20,15 @@ from hybrid.scope.names import fold
 
 FILLERS = frozenset("a an the of in on at for to by with and or is was are were its his her their name names it what which who whose that".split())
 RULED_OUT = r"\b(?:not|other than|apart from|aside from|besides|except|except for|excluding|rather than|instead of|different from|leaving)"
+LEAD = r"(?:^|\b(?:tell me|know|knows|wonder|wondered|wondering|ask|asked|asks|remember|say|sure|question|quiz|please)[,:.]? )"
+QUESTION = re.compile(LEAD + r"(where|when|who|whom|how (?:many|much|long|old|tall|high|deep|big|large|heavy|fast|wide|hot|cold|often))\b", re.IGNORECASE)
+NEVER = {
+    "where": frozenset("person date color species award language currency".split()),
+    "when": frozenset("person city country continent place building company organization team language color species award chemical software product work currency position".split()),
+    "who": frozenset("date amount number color chemical language currency building".split()),
+    "how": frozenset("person city country continent building company organization team language color species award chemical software work currency".split()),
+}  # fmt: skip
+"""Kinds of values that no question of a sort asks for; of the lexicon's questions, 1 in 1,000 does."""
 PHRASE = r"((?:[^\W\d_][\w'’-]*(?:\([a-z]+\))? ){0,4}?[^\W\d_][\w'’-]*(?:\([a-z]+\))?)"
 
 
@@ -98,6 +107,12 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     if relation is not None and named:
         return 0 if own or any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
     return int(not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ()))))))
+
+
+def another_kind(bare: str, relation: Relation) -> bool:
+    """Whether a question asks for another kind of value than a relation has: "Where was it born?" beside its mother."""
+    found = QUESTION.search(bare)
+    return found is not None and relation.target_type in NEVER["who" if (word := found.group(1).lower().split()[0]) == "whom" else word]
 
 
 def excluded(target: str, query: str) -> bool:
