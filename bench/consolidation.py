@@ -136,8 +136,8 @@ def consolidated(board: Board, memory: HybridMemory, cases: Sequence[Case], batc
 
 
 def chained(board: Board, name: str, cases: Sequence[Case], batches: int, method: str) -> list[dict[str, Any]]:
-    """Delta on delta, on a model of its own: MEMIT with the layer and values of a consolidation by it, others with their own, for a null space needs
-    statistics that are not cut short."""
+    """Delta on delta, on a model of its own: MEMIT with the layer and values of a consolidation by it, others with their own: there AlphaEdit
+    said none of 20 prompts."""
     model = LanguageModel(name)
     names = {field.name for field in fields(editor_class(method))} if method == "memit" else set()
     settings = {key: value for key, value in settings_for("consolidation", model).items() if key in names}
