@@ -17,8 +17,9 @@ from functools import lru_cache
 from hybrid.chains.asks import NOUNS
 from hybrid.chains.paths import names
 from hybrid.lexicon import Relation, find, relations
-from hybrid.scope.evidence import Reading, Witness
+from hybrid.scope.evidence import Witness
 from hybrid.scope.names import span
+from hybrid.scope.reading import Reading
 from stores.ledger import Ledger
 from stores.records import Fact
 

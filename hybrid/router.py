@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from hybrid import mirror
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
-from hybrid.scope.evidence import Witness, last_sentence
+from hybrid.scope.evidence import Witness
+from hybrid.scope.reading import last_sentence
 from hybrid.scope.stages import Worth
 from policies.routing import READERS
 from policies.routing import route as choose

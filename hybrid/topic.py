@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.embedder import Embedder
-from hybrid.scope.evidence import last_sentence
+from hybrid.scope.reading import last_sentence
 
 RIDGE = 0.1
 """Of the mean squared length of a centred vector."""

@@ -10,11 +10,12 @@ import pytest
 
 from hybrid.embedder import Embedder
 from hybrid.lexicon import fill, find, relations
-from hybrid.scope.evidence import Reading, Witness, last_sentence
+from hybrid.scope.evidence import Witness
 from hybrid.scope.names import longer, shared, span, variant, without
 from hybrid.scope.nouns import another_kind, asked, elsewhere, excluded
 from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
+from hybrid.scope.reading import Reading, last_sentence
 from hybrid.scope.scorer import ScopeScorer
 from stores.errors import Corrupt
 from stores.records import Fact

@@ -26,8 +26,8 @@ from policies.scope import Evidence
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
-    from hybrid.scope.evidence import Reading
     from hybrid.scope.pairs import PairMaker
+    from hybrid.scope.reading import Reading
     from hybrid.scope.scorer import ScopeScorer
 
 FILE = Path(__file__).with_suffix(".json")

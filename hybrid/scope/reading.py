@@ -1,0 +1,163 @@
+"""One fact beside one query: under which name it is asked for, where, and in what words.
+
+What is asked stands in a query's last sentence, if that names the subject; what precedes it then only distracts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hybrid.lexicon import fill, find, relations
+from hybrid.lexicon.ambiguous import opposite
+from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
+from hybrid.scope.nouns import another_kind, elsewhere, excluded
+from hybrid.scope.nouns import asked as asked_for
+from hybrid.scope.phrasings import PRONOUN, Wording
+from hybrid.scope.shortened import partly
+from policies.scope import Evidence
+from stores.records import Fact
+
+SENTENCE = re.compile(r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St)\.)(?<!\bMrs\.)\s+")
+"""Initials and titles end no sentence."""
+WORDINGS = 3
+"""Further wordings of a fact that the classifier reads."""
+EXACT, APART = 0.97, 0.1
+"""From which cosine with another relation's wording, and how much more than with the fact's own, a query is worded as that relation is."""
+
+
+def last_sentence(query: str, *names: str) -> str:
+    """Where a query asks; a full stop or a colon in a name ends no sentence, nor does a colon behind it."""
+    query = query.strip()
+    spelt = (fold(name.rstrip(" .")).removeprefix("the ") for name in names)
+    whole = [found.span() for name in spelt for found in re.finditer(re.escape(name) + ":? ?", fold(query))]
+    ends = [end.end() for end in SENTENCE.finditer(query) if not any(low < end.end() <= high for low, high in whole)]
+    last = query[ends[-1] :] if ends else query
+    return last if len(last) >= 8 else query
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One fact beside one query: under which name, in which part, and in what words it is to be judged."""
+
+    asked: str
+    """Where the query asks; another spelling of the name is written as the fact has it."""
+    named: bool
+    variant: bool
+    longer: bool
+    before: bool
+    shared: float
+    bare: str | None
+    """What is asked, without the name."""
+    wordings: tuple[str, ...]
+    relation: str | None
+    forms: tuple[str, ...]
+    """The fact's own prompt and relation, without the name."""
+    elsewhere: int
+    """Whether something else is asked for by name, or another kind of value, see `hybrid.scope.nouns`."""
+    excluded: bool
+    name: str
+    """The fact's name that is compared."""
+    target: str
+
+    @classmethod
+    def of(cls, query: str, fact: Fact, hidden: Collection[str] = (), guess: str | None = None) -> Reading:
+        """Compare names; what stands in the last sentence counts first.
+
+        Args:
+            hidden: relations that are treated as unknown to the lexicon.
+            guess: the fact's relation if the lexicon does not know the name that it was stored with.
+        """
+        relation = find(fact.relation) or (relations()[guess] if guess else None)
+        relation = None if relation is None or relation.id in hidden else relation
+        person = relation is not None and relation.subject_type == "person"
+        names = (fact.subject, *fact.aliases)
+        last = last_sentence(query, *names)
+        name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
+        where, spelt = span(name, last), False
+        if where is not None and _ordinary(name, last[slice(*where)], query):
+            where = None
+        if where is None and span(name, query) is None:
+            name, where = next(((n, found) for n in names if (found := variant(n, last)) and not _ordinary(n, last[slice(*found)], query)), (name, None))
+            if where is None and person:
+                where = partly(name, last)
+            if where is not None:
+                last, spelt = last[: where[0]] + name + last[where[1] :], True
+                where = where[0], where[0] + len(name)
+        share = shared(name, last)
+        before = where is None and span(name, query) is not None
+        asked = last if where is not None or share > 0.5 else query
+        statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
+        if relation is not None and share > 0.5:
+            templates = (relation.questions[0], relation.statements[1], relation.statements[0], relation.questions[1])
+            statements += [f"{fill(template, name)} {fact.target_new}" for template in templates]
+        elif share > 0.5:
+            statements += [f"{question} {fact.target_new}" for question in fact.questions]
+        wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
+        forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
+        stands = span(name, asked)
+        bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
+        other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
+        if bare is not None and relation is not None and another_kind(bare, relation):
+            other = 2
+        within = where is not None and longer(where, last, person)
+        return cls(
+            asked,
+            where is not None and not spelt,
+            spelt,
+            within,
+            before,
+            share,
+            bare,
+            wordings,
+            None if relation is None else relation.id,
+            forms,
+            other,
+            excluded(fact.target_new, last),
+            name,
+            fact.target_new,
+        )
+
+    @property
+    def comparable(self) -> bool:
+        """Whether enough of the name stands in the query to ask what else is asked about it."""
+        return self.bare is not None and self.shared > 0.5
+
+    def _elsewhere(self, wording: Wording) -> float:
+        """Whether something else is asked for by name (1); in so many words, or in the words of another relation, too (2)."""
+        worded = wording.rival >= EXACT and wording.own <= wording.rival - APART
+        if worded and self.relation is not None and wording.rivals and opposite(self.relation, wording.rivals[0]):
+            return 2.0
+        return 2.0 if self.elsewhere and worded else float(self.elsewhere)
+
+    def evidence(self, logit: float, wording: Wording, contrast: float = 0.0) -> Evidence:
+        """What the names tell, with what the classifier and the wordings say."""
+        return Evidence(
+            logit=logit,
+            named=float(self.named),
+            variant=float(self.variant),
+            longer=float(self.longer),
+            before=float(self.before),
+            shared=self.shared,
+            own=wording.own,
+            rival=wording.rival,
+            known=float(self.relation is not None),
+            elsewhere=self._elsewhere(wording),
+            excluded=float(self.excluded),
+            contrast=contrast,
+        )
+
+
+@lru_cache(maxsize=1)
+def _words() -> frozenset[str]:
+    """Ordinary words: those that the lexicon's phrasings are made of."""
+    templates = (t for each in relations().values() for t in (*each.statements, *each.questions, *each.oblique))
+    return frozenset(word for template in templates for word in re.findall(r"\w+", template) if word.islower())
+
+
+def _ordinary(name: str, found: str, query: str) -> bool:
+    """Whether what was found is an ordinary word and not the name: a name with a capital found without one by somebody who uses them, or HOW found as "How"."""
+    smaller = (name[:1].isupper() and found.islower()) or (len(name) > 1 and name.isupper() and not found.isupper())
+    return smaller and not query.islower() and fold(found) in _words()
