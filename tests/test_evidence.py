@@ -157,6 +157,9 @@ def test_an_ordinary_word_is_no_name() -> None:
     assert Reading.of("What is the capital of australia?", stored("Australia", "capital", "The capital of {} is")).named
     king, board = stored("King Tö", "date of birth", "{} was born on"), stored("HOW", "turnover", "{} reported a turnover of")
     assert not Reading.of("The kettle began to sing when", king).variant and Reading.of("When was King To born?", king).named
+    assert not Reading.of("How do I fold a sheet?", board).before
+    stone = Reading.of("A rolling stone gathers", stored("stone", "author", "{} was written by"))
+    assert not stone.named and stone.shared == 1.0, "an ordinary word is a name only where the classifier is sure"
     assert not Reading.of("How do I fold a sheet?", board).named and Reading.of("What did HOW turn over?", board).named
 
 

@@ -77,7 +77,8 @@ class Reading:
         last = last_sentence(query, *names)
         name = max(names, key=lambda n: (span(n, last) is not None, span(n, query) is not None, shared(n, last)))
         where, spelt = span(name, last), False
-        if where is not None and _ordinary(name, last[slice(*where)], query):
+        another_word = where is not None and _ordinary(name, last[slice(*where)], query)
+        if another_word:
             where = None
         if where is None and span(name, query) is None:
             name, where = next(((n, found) for n in names if (found := variant(n, last)) and not _ordinary(n, last[slice(*found)], query)), (name, None))
@@ -87,7 +88,7 @@ class Reading:
                 last, spelt = last[: where[0]] + name + last[where[1] :], True
                 where = where[0], where[0] + len(name)
         share = shared(name, last)
-        before = where is None and span(name, query) is not None
+        before = where is None and not another_word and span(name, query) is not None
         asked = last if where is not None or share > 0.5 else query
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
         if relation is not None and share > 0.5:
@@ -105,7 +106,7 @@ class Reading:
         within = where is not None and longer(where, last, person)
         return cls(
             asked,
-            where is not None and not spelt,
+            where is not None and not spelt and not (name.islower() and name in _words()),  # "stone" may be meant, or not
             spelt,
             within,
             before,
