@@ -253,6 +253,9 @@ def test_the_classifier_finds_out_what_a_fact_tells(witness: Witness) -> None:
     other, named = witness.readings("Who was Ivo Berg's mother?", [child])[0], witness.readings("Una Trask was the daughter of", [child])[0]
     assert named.relation == "P25" and other.relation is None, "only where the query names the subject is it worth the reading"
     assert witness.gather("The place of birth of Una Trask is", [child])[0].elsewhere == 2.0
+    made = stored("Vikium", "when did the discovery or creation of occur", "When did the discovery or creation of {} occur?")
+    seen = witness.gather("When did the discovery or creation of Vikium occur?", [made])[0]
+    assert seen.elsewhere == 0.0, "a fact that answers a question is not about another kind of value than the question"
 
 
 def test_a_fact_beyond_the_lexicon_is_compared_by_its_own_words() -> None:

@@ -18,6 +18,7 @@ from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import ambiguous
 from hybrid.scope.names import shared
+from hybrid.scope.nouns import another_kind
 from hybrid.scope.phrasings import PRONOUN, Phrasings, Wording
 from hybrid.scope.reading import Reading
 from hybrid.scope.scorer import ScopeScorer
@@ -61,10 +62,13 @@ class Witness:
         new = {prompts[fact.statement] for fact in named} | {prompt for prompt in prompts.values() if prompt not in self._guesses}
         self._embed(sorted(new))
         near = {prompt: self.phrasings.nearest(self._kept[prompt][None])[0] for prompt in new}
-        self._guesses |= {prompt: self.phrasings.surely(each) for prompt, each in near.items()}
+        for prompt, each in near.items():
+            guess = self.phrasings.surely(each)
+            self._guesses[prompt] = None if guess is None or another_kind(prompt, relations()[guess]) else guess
         for fact in named:
             prompt = prompts[fact.statement]
-            self._guesses[fact.statement] = self._told(fact, self.phrasings.best(near[prompt], TOLD), self._guesses[prompt])
+            among = [relation for relation in self.phrasings.best(near[prompt], TOLD) if not another_kind(prompt, relations()[relation])]
+            self._guesses[fact.statement] = self._told(fact, among, self._guesses[prompt])
         return {said: self._guesses.get(said, self._guesses[prompt]) for said, prompt in prompts.items()}
 
     def _told(self, fact: Fact, among: Sequence[str], guess: str | None) -> str | None:
