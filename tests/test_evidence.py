@@ -117,6 +117,8 @@ def test_a_name_within_a_longer_one_is_noticed() -> None:
     text = "Who taught Anna Lena Böhm to sail?"
     assert within("Lena Böhm", text) and not longer((11 + 5, 11 + 14), text, person=True) and longer((11 + 5, 11 + 9), text, person=True)
     assert Reading.of("The mother of Major Sir Lena Böhm is", LENA).bare == "The mother of it is"
+    assert longer((11 + 4, 11 + 13), "Who taught Old Lena Böhm to sail?", person=True)
+    assert within("Vik", "Old Vik was founded by")
     assert not within("Vik", "In Vik, who rules?") and not within("Vik", "Is Vik big?") and not within("Vik", "Who taught President Vik?")
 
 

@@ -103,18 +103,20 @@ def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
     Args:
         person: further given names before two words of a name are the same person's, too.
     """
-    before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[: where[0]])
+    before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[: where[0]]) or re.search(rf"(?i)\b({'|'.join(QUALIFIERS)}) $", text[: where[0]])
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
     several = " " in text[slice(*where)].strip()
     titles = TITLES | RANKS if several else TITLES
-    return bool(after) or (before is not None and not (person and several) and before.group(1).lower() not in titles)
+    given = person and several and before is not None and before.group(1).lower() not in QUALIFIERS
+    return bool(after) or (before is not None and not given and before.group(1).lower() not in titles)
 
 
 def titled(where: tuple[int, int], text: str, person: bool = False) -> tuple[int, int]:
     """The name at `where` with the titles, and a person's further given names, that stand before it."""
     start = where[0]
     while before := re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[:start]):
-        if not (person and " " in text[slice(*where)]) and before.group(1).lower() not in TITLES | RANKS:
+        given = person and " " in text[slice(*where)] and before.group(1).lower() not in QUALIFIERS
+        if not given and before.group(1).lower() not in TITLES | RANKS:
             break
         start = before.start()
     return start, where[1]
