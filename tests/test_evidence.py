@@ -238,6 +238,9 @@ def test_a_question_may_ask_for_another_kind_of_value() -> None:
         2,
         0,
     ]
+    tongue = stored("Una Trask", "native language", "The mother tongue of {} is")
+    assert not Reading.of("Where Una Trask grew up, children learn to speak", tongue).elsewhere
+    assert not Reading.of("When Una Trask left the sea, she became a", stored("Una Trask", "occupation", "{} works as a")).elsewhere
     asked_so = [(r, q) for r in relations().values() for q in (*r.questions, *r.held_out_questions)]
     wrong = [(r.id, q) for r, q in asked_so if another_kind(fill(q, "it"), r)]
     assert len(asked_so) > 3000 and len(wrong) <= 3, wrong

@@ -20,8 +20,11 @@ from hybrid.scope.names import fold
 
 FILLERS = frozenset("a an the of in on at for to by with and or is was are were its his her their name names it what which who whose that".split())
 RULED_OUT = r"\b(?:not|other than|apart from|aside from|besides|except|except for|excluding|rather than|instead of|different from|leaving)"
-LEAD = r"(?:^|\b(?:tell me|know|knows|wonder|wondered|wondering|ask|asked|asks|remember|say|sure|question|quiz|please)[,:.]? )"
-QUESTION = re.compile(LEAD + r"(where|when|who|whom|how (?:many|much|long|old|tall|high|deep|big|large|heavy|fast|wide|hot|cold|often))\b", re.IGNORECASE)
+LEAD = r"\b(?:tell me|know|knows|wonder|wondered|wondering|ask|asked|asks|remember|sure|question|quiz|please)[,:.]? "
+VERB = r"(?='s\b| (?:is|was|are|were|did|does|do|has|have|had|can|could|will|would|should|may|might)\b)"
+MUCH = r"how (?:many|much|long|old|tall|high|deep|big|large|heavy|fast|wide|hot|cold|often)"
+QUESTION = re.compile(rf"(?:{LEAD}(where|when|who|whom|{MUCH})|^(where{VERB}|when{VERB}|who|whom|{MUCH}))\b", re.IGNORECASE)
+"""A question, or one within a sentence; "When it was built, ..." is none."""
 NEVER = {
     "where": frozenset("person date color species award language currency".split()),
     "when": frozenset("person city country continent place building company organization team language color species award chemical software product work currency position".split()),
@@ -112,7 +115,8 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
 def another_kind(bare: str, relation: Relation) -> bool:
     """Whether a question asks for another kind of value than a relation has: "Where was it born?" beside its mother."""
     found = QUESTION.search(bare)
-    return found is not None and relation.target_type in NEVER["who" if (word := found.group(1).lower().split()[0]) == "whom" else word]
+    word = "" if found is None else (found.group(1) or found.group(2)).lower().split()[0]
+    return found is not None and relation.target_type in NEVER["who" if word == "whom" else word]
 
 
 def excluded(target: str, query: str) -> bool:
