@@ -33,7 +33,7 @@ AMBIGUOUS = (
     {"ship_launch_date", "building_opening_date", "foundation_stone_date", "independence_date", "go_live_date", "kickoff_date", "P571", "P577"}, {"signing_date", "entry_into_force", "P571"},
     {"colonial_power", "P1001", "P17"}, {"ancestor_language", "P279", "P361"}, {"source_work", "P921", "P155"}, {"accuser", "plaintiff", "prosecutor"}, {"antidote", "P2176"},
     {"product_owner", "manager", "owner_team"}, {"release_manager", "escalation_contact", "maintainer", "manager", "owner_team"}, {"works_council_chair", "P488"}, {"sitter", "P921"},
-    {"assembly_city", "P276", "P495", "P17"}, {"hobby", "P106", "P101", "P641"}, {"music_teacher", "craft_master", "P1066"}, {"narrator", "P161", "P175"}, {"antagonist", "P161"},
+    {"assembly_city", "P276", "P495", "P17"}, {"hobby", "P106", "P101", "P641"}, {"music_teacher", "craft_master"}, {"narrator", "P161", "P175"}, {"antagonist", "P161"},
     {"choreographer", "P57", "P170"}, {"costume_designer", "P170", "P84"}, {"art_commissioner", "building_benefactor", "P127"}, {"shipmaster", "manager", "P169"}, {"flag_state", "P17", "P495"},
 )  # fmt: skip
 """Ids of relations whose phrasings may ask for each other's value."""
@@ -46,7 +46,7 @@ def ambiguous(a: str, b: str) -> bool:
 
 OPPOSITES = (
     {"P22", "P25", "P26", "P40", "P3373", "godparent", "stepmother", "mother_in_law", "father_in_law", "paternal_grandfather", "maternal_grandmother"}, {"P155", "P156"}, {"predecessor", "heir"}, {"P36", "P1376"}, {"P355", "P749"}, {"P361", "P527"},
-    {"P569", "P570"}, {"P571", "P576"}, {"river_mouth", "river_source"}, {"left_tributary", "right_tributary"}, {"northern_terminus", "southern_terminus"}, {"record_high", "record_low"},
+    {"P569", "P570"}, {"river_mouth", "river_source"}, {"left_tributary", "right_tributary"}, {"northern_terminus", "southern_terminus"}, {"record_high", "record_low"},
     {"protagonist", "antagonist"},
 )  # fmt: skip
 """Ids of relations that are worded alike and never ask for each other's value."""

@@ -23,6 +23,10 @@ COMPANIES = frozenset("incorporated limited corporation company plc ag gmbh llc 
 """What stands behind a company's name."""
 QUALIFIERS = frozenset("new old north south east west northern southern eastern western upper lower great greater little big saint junior senior jr sr".split())
 """Words that tell one name from another rather than spell it otherwise."""
+BEFORE = re.compile(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $")
+"""A capitalised word, not the first of a sentence, right before a name."""
+QUALIFIED = re.compile(rf"(?i)\b({'|'.join(sorted(QUALIFIERS))}) $")
+"""A qualifier there, also where a sentence begins."""
 LONG = 8
 """Letters of a name of one word that may be misspelt; of shorter ones too many are one letter apart (Iran, Iraq)."""
 INSERTED = 3
@@ -103,20 +107,24 @@ def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
     Args:
         person: further given names before two words of a name are the same person's, too.
     """
-    before = re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[: where[0]]) or re.search(rf"(?i)\b({'|'.join(QUALIFIERS)}) $", text[: where[0]])
+    start = text[: where[0]]
+    before = BEFORE.search(start) or QUALIFIED.search(start)
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
     several = " " in text[slice(*where)].strip()
     titles = TITLES | RANKS if several else TITLES
-    given = person and several and before is not None and before.group(1).lower() not in QUALIFIERS
-    return bool(after) or (before is not None and not given and before.group(1).lower() not in titles)
+    return bool(after) or (before is not None and not _given(before.group(1), person and several) and before.group(1).lower() not in titles)
+
+
+def _given(word: str, person: bool) -> bool:
+    """Whether a word before a person's name of several words may be a further given name."""
+    return person and word.lower() not in QUALIFIERS
 
 
 def titled(where: tuple[int, int], text: str, person: bool = False) -> tuple[int, int]:
     """The name at `where` with the titles, and a person's further given names, that stand before it."""
-    start = where[0]
-    while before := re.search(r"(?<=[^\s.:!?] )([A-Z]\w*)\.? $", text[:start]):
-        given = person and " " in text[slice(*where)] and before.group(1).lower() not in QUALIFIERS
-        if not given and before.group(1).lower() not in TITLES | RANKS:
+    start, several = where[0], " " in text[slice(*where)]
+    while before := BEFORE.search(text[:start]):
+        if not _given(before.group(1), person and several) and before.group(1).lower() not in TITLES | RANKS:
             break
         start = before.start()
     return start, where[1]

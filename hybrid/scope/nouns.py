@@ -106,9 +106,8 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     named = _named().get(noun.phrase) if noun is not None else None
     if noun is None or named is None or (named and named <= set(hidden)):
         return 0
-    own = relation is not None and noun.phrase in map(str.casefold, relation.names)
     if relation is not None and named:
-        return 0 if own or any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
+        return 0 if any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
     return int(not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ()))))))
 
 
