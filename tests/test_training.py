@@ -98,6 +98,16 @@ def test_workers_together_train_what_one_trains(facts_table: Path, prose_file: P
     assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
 
 
+def test_training_in_bfloat16_keeps_float32_weights(facts_table: Path, prose_file: Path, tmp_path: Path) -> None:
+    for folder, short in (("float32", False), ("bfloat16", True)):
+        train.run(facts_table, prose_file, tmp_path / folder, TINY, 3 * TINY.rows, threads=1, bfloat16=short)
+    one, two = (load_file(tmp_path / folder / "checkpoint.safetensors") for folder in ("float32", "bfloat16"))
+    assert all(value.dtype == torch.float32 for value in two.values())
+    weights = [name for name in one if name.startswith("model.")]
+    assert not all(torch.equal(one[name], two[name]) for name in weights)
+    assert all(torch.allclose(one[name], two[name], atol=0.02) for name in weights)
+
+
 _rate = train.rate
 
 
@@ -106,6 +116,14 @@ def test_orthogonalize() -> None:
     for shape in ((3, 16, 40), (2, 40, 16), (1, 20, 20)):
         singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=generator)))
         assert singular.min() > 0.5 and singular.max() < 1.5
+
+
+def test_orthogonalize_in_bfloat16_turns_the_same_way() -> None:
+    matrices = torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(0))
+    one, two = orthogonalize(matrices), orthogonalize(matrices, dtype=torch.bfloat16)
+    assert two.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(one.flatten(1), two.flatten(1)).min() > 0.999
+    assert not torch.equal(one, two)
 
 
 def test_prompt_formats() -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import random
 import re
+import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from hybrid.lexicon import SUBJECT, TARGET, Relation, fill, phrased
 from hybrid.pocket.facts import Split, Triple
@@ -36,6 +39,8 @@ class Mixture:
     """Documents after which contexts hold several facts: reading one is learnt faster alone."""
     again: float = 0.3
     """Of documents with a context, those that go on with a second question on the same context."""
+    remark: float = 0.22
+    """Of questions without a context, those that stand behind a remark, which may be about anything."""
     gap: float = 0.1
     """Of queries, those whose wording loses a word or two, so that no single word is relied upon."""
     strange: float = 0.15
@@ -52,13 +57,25 @@ def read_sentences(path: Path, longest: int = 110) -> list[str]:
     return [sentence for sentence in sentences if 15 <= len(sentence) <= longest]
 
 
+@lru_cache(maxsize=1)
+def practised() -> Mapping[str, Relation]:
+    """The relations that documents are made of: the lexicon's, with the further wordings of those that pocket is taught."""
+    more = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text(encoding="utf-8"))
+    return {key: _with(relation, more.get(key, {})) for key, relation in phrased().items()}
+
+
+def _with(relation: Relation, more: Mapping[str, Any]) -> Relation:
+    fields: dict[str, Any] = {field: (*getattr(relation, field), *wordings) for field, wordings in more.items()}
+    return replace(relation, **fields)
+
+
 class Corpus:
     """An endless stream of documents; document n depends on the seed and n alone."""
 
     def __init__(self, split: Split, prose: str, sentences: Sequence[str], *, seed: int, mixture: Mixture | None = None):
         self.split, self.prose, self.sentences, self.seed = split, prose, sentences, seed
         self.mixture = mixture or Mixture()
-        self.lexicon = phrased()
+        self.lexicon = practised()
         self.targets: dict[str, list[str]] = defaultdict(list)
         self.subjects: dict[str, list[str]] = defaultdict(list)
         for triple in (*split.taught, *split.practice):
@@ -86,7 +103,7 @@ class Corpus:
         kind -= mixture.prose
         if kind < mixture.closed:
             triple = rng.choice(self.split.taught)
-            return [(self._prefix(rng), False), *self._ask(rng, triple)]
+            return [(self._prefix(rng, mixture.remark), False), *self._ask(rng, triple)]
         kind -= mixture.closed
         if kind < mixture.retain:
             return self._retain(rng, several)
@@ -152,8 +169,11 @@ class Corpus:
         query, answer = self.question(rng, triple)
         return [(query_text(query), False), (" " + answer + "</s>", True)]
 
-    def _prefix(self, rng: random.Random, share: float = 0.12) -> str:
-        return rng.choice(self.sentences) + " " if rng.random() < share else ""
+    def _prefix(self, rng: random.Random, share: float) -> str:
+        """A sentence of prose or about a thing of its own, if there is one."""
+        if rng.random() >= share:
+            return ""
+        return rng.choice(self.sentences) + " " if rng.random() < 0.6 else self.statement(rng, self._new_triple(rng)) + ". "
 
     def question(self, rng: random.Random, triple: Triple) -> tuple[str, str]:
         """A trained phrasing that asks for the triple's target, and the target."""
