@@ -1,8 +1,9 @@
 """Weigh the evidence: `python -m hybrid.scope.calibrate --facts facts.tsv --text prose.txt`.
 
 What `policies.scope.Evidence` adds up to is fitted (`hybrid.scope.judge`) on queries to stores of 1,000 facts whose subjects and wordings the
-classifier was not trained on. In two of three it was not trained on their relations either; of these, the lexicon knows the relations in one. In the
-third, half of the facts are stored in words that the lexicon does not have.
+classifier was not trained on. In two of them it was not trained on their relations either; of these, the lexicon knows the relations in one. In the
+third, half of the facts are stored in words that the lexicon does not have. The fourth holds the authored facts that were kept from training
+(`hybrid.scope.authored`).
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import multiprocessing
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from tqdm import tqdm
 
 from hybrid.embedder import file_hash
 from hybrid.memory import HybridMemory
+from hybrid.request import from_cue
+from hybrid.scope.authored import examples
 from hybrid.scope.evaluate import INSIDE, ask, distinct_facts
 from hybrid.scope.evidence import Witness
 from hybrid.scope.judge import FILE, Judge, table
@@ -29,11 +33,13 @@ from hybrid.scope.phrasings import Phrasings
 from hybrid.scope.scorer import WEIGHTS, ScopeScorer
 from hybrid.scope.train import CALIBRATE, SCORE, makers
 from policies.scope import Evidence
+from stores.records import Hit
 
 OTHERS = 0.15
 """Importance of a candidate that the query was not made for, beside the one that it was made for."""
-SORTS = {"known": 0.35, "unknown": 0.15, "familiar": 0.5}
-"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know; and how much they count."""
+SORTS = {"known": 0.2, "unknown": 0.1, "familiar": 0.3, "authored": 0.4}
+"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know; that were written one by one; and how much
+they count."""
 EMPHASIS = {"same_subject": 2.0, "neighborhood": 3.0, "oblique": 0.5}
 """Kinds of queries that count for more or less than the others: the one is what fools a router most, the other what people ask least."""
 FOLDS = 4
@@ -58,19 +64,38 @@ class Seen(NamedTuple):
 
 def gather(folder: Path, facts: Path, text: Path, sort: str, count: int, queries: int, seed: int) -> list[Seen]:
     """The candidates of queries of every kind to a store of one of `SORTS`."""
-    made = makers(facts, text)
-    maker, foreign = (made.familiar, 0.5) if sort == "familiar" else (made.calibrate, 0.0)
-    chosen = distinct_facts(maker, count, random.Random(11))
     scorer = ScopeScorer(folder)
     scorer.about.pop("judge", None)  # all candidates alike, whatever was fitted before
     scorer.about["evidence"] = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"bias": 0.0}
     with tempfile.TemporaryDirectory() as store, HybridMemory(store) as memory:
         memory.router.witness = Witness(scorer, memory.embedder, Phrasings(hidden=(*SCORE, *CALIBRATE) if sort == "unknown" else SCORE))
+        asked = authored(memory, queries, seed) if sort == "authored" else _drawn(memory, facts, text, sort, count, queries, seed)
         return [
             Seen((sort, number), kind, Evidence(**hit.evidence), hit.fact.id == meant)
-            for number, (kind, meant, candidates) in enumerate(ask(memory, maker, chosen, queries, seed, foreign))
+            for number, (kind, meant, candidates) in enumerate(asked)
             for hit in candidates
         ]
+
+
+def _drawn(memory: HybridMemory, facts: Path, text: Path, sort: str, count: int, queries: int, seed: int) -> Iterator[tuple[str, str, list[Hit]]]:
+    made = makers(facts, text)
+    maker, foreign = (made.familiar, 0.5) if sort == "familiar" else (made.calibrate, 0.0)
+    return ask(memory, maker, distinct_facts(maker, count, random.Random(11)), queries, seed, foreign)
+
+
+def authored(memory: HybridMemory, queries: int, seed: int) -> Iterator[tuple[str, str, list[Hit]]]:
+    """(kind, the id of the fact that was had in mind, candidates) of the queries beside the authored facts that were kept from training, all of them in memory."""
+    rng, chosen = random.Random(seed), [each for each in examples() if each.apart]
+    added = memory.add_facts(from_cue(each.statement, each.target, subject=each.subject) for each in chosen)
+    asked: dict[str, list[tuple[str, str]]] = {kind: [] for kind in ("in_scope", "same_subject", "neighborhood", "distractor")}
+    for each, fact in zip(chosen, added, strict=True):
+        asked["in_scope"] += [(fact.fact.id, query) for query in each.ask]
+        asked["same_subject"] += [(fact.fact.id, query) for query in each.other]
+        asked["neighborhood"] += [(fact.fact.id, query) for query in each.near]
+        asked["distractor"].append((fact.fact.id, f"{fact.fact.statement}. {rng.choice(each.other)}"))
+    drawn = [(kind, *pair) for kind, pairs in asked.items() for pair in rng.sample(pairs, min(queries, len(pairs)))]
+    for kind, meant, query in tqdm(drawn, unit="query", disable=None):
+        yield kind, meant, memory.router.candidates(query)[0]
 
 
 def importance(seen: Sequence[Seen]) -> list[float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.lexicon import find, phrased
 from hybrid.pocket.facts import Triple
+from hybrid.scope.authored import Author
 from hybrid.scope.judge import FILE
 from hybrid.scope.own import unrelated
 from hybrid.scope.pairs import PairMaker
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 FURTHER = 30
 """Relations beside the store's own, so that the classifier does not forget how others are asked for."""
+
+
+ELSEWHERE = 0.25
+"""Share of the pairs that are the shipped classifier's authored ones, for the same reason."""
 
 
 def maker(facts: Sequence[Fact], prose: Sequence[str], seed: int = 0) -> PairMaker:
@@ -57,7 +62,8 @@ def train(memory: HybridMemory, out: Path, pairs: int, lr: float, prose: Sequenc
         The folder of the weights, in the store.
     """
     weights = memory.folder / "scope"
-    run(maker(memory.ledger.facts(), prose or unrelated(False)), out, weights, pairs, threads, lr=lr, start=WEIGHTS)
+    drawn = Author(maker(memory.ledger.facts(), prose or unrelated(False)), ELSEWHERE)
+    run(drawn, out, weights, pairs, threads, lr=lr, start=WEIGHTS)
     manifest, shipped = weights / "manifest.json", ScopeScorer()
     shutil.copyfile(shipped.folder / FILE, weights / FILE)
     lent = {"judge": shipped.about["judge"], "evidence": shipped.about["evidence"], "started_from": classifier(shipped)}

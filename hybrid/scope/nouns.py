@@ -32,6 +32,26 @@ NEVER = {
     "how": frozenset("person city country continent building company organization team language color species award chemical software work currency".split()),
 }  # fmt: skip
 """Kinds of values that no question of a sort asks for; of the lexicon's questions, 1 in 1,000 does."""
+TIME = re.compile(
+    rf"(?:{LEAD}|^)(?:(?:in|on|at|from|since|during|by|until|around) )?(?:what|which) (?:exact |calendar )?(?:year|date|day|month|century|decade|time)\b"
+    rf"|{LEAD}when\b|^when{VERB}",
+    re.IGNORECASE,
+)
+"""A question for a time."""
+COUNT = re.compile(rf"(?:{LEAD}|^){MUCH.replace('|often', '|far')}\b", re.IGNORECASE)
+"""A question for a number."""
+MONTHS = "january february march april may june july august september october november december"
+TIMES = frozenset(
+    f"{MONTHS} monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays spring summer autumn winter "
+    "fall century centuries age ages era period war eve day days night week weekend month year years decade noon midnight morning evening afternoon dawn dusk "
+    "easter christmas lent ramadan today tomorrow yesterday quarter half never antiquity renaissance medieval prehistoric".split()
+)
+NUMBERS = frozenset(
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
+    "seventy eighty ninety hundred hundreds thousand thousands million millions billion billions trillion dozen dozens half quarter none no nil zero a an single once "
+    "twice several few many much very little".split()
+)
+"""Words that a time, or a number, may be given in."""
 PHRASE = r"((?:[^\W\d_][\w'’-]*(?:\([a-z]+\))? ){0,4}?[^\W\d_][\w'’-]*(?:\([a-z]+\))?)"
 
 
@@ -109,6 +129,14 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     if relation is not None and named:
         return 0 if any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
     return int(not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ()))))))
+
+
+def another_value(bare: str, target: str) -> bool:
+    """Whether a question asks for a time or a number, and a value can be neither: "When was it launched?" beside the rocket."""
+    said = set(re.findall(r"\w+", target.casefold()))
+    if any(any(sign.isdigit() for sign in word) for word in said) or re.fullmatch(r"[IVXLCDM]+", target):
+        return False
+    return bool((TIME.search(bare) and not said & (TIMES | NUMBERS)) or (COUNT.search(bare) and not said & (NUMBERS | TIMES)))
 
 
 def another_kind(bare: str, relation: Relation) -> bool:

@@ -150,12 +150,12 @@ class PairMaker:
         if kind == "unrelated":
             return rng.choice(self.prose)
         if kind == "same_subject" and (frame is not None or rng.random() < 0.25):
-            return self._dress(rng, self._named_elsewhere(rng, fact, frame or rng.choice(FRAMES)))
+            return self.dress(rng, self._named_elsewhere(rng, fact, frame or rng.choice(FRAMES)))
         elsewhere = kind == "same_subject" or (kind == "distractor" and rng.random() < 0.5)
         query = self._elsewhere(rng, fact) if elsewhere else self.query(rng, relation, self._other_subject(rng, fact.subject, relation))
         if kind == "distractor":
             return f"{statement or self.statement(rng, fact)}. {query}"
-        return self._dress(rng, query)
+        return self.dress(rng, query)
 
     def pair(self, rng: random.Random, kind: str) -> Pair:
         """One pair of a kind (see `KINDS`)."""
@@ -164,7 +164,7 @@ class PairMaker:
         frame = rng.choice(FRAMES) if kind == "same_subject" and rng.random() < 0.2 else None
         statement = f"{_framed(frame, rng.choice(relation.names), fact.subject)} {fact.target}" if frame else self.statement(rng, fact)
         if kind == "in_scope":
-            return Pair(statement, self._dress(rng, self.query(rng, relation, fact.subject)), True, kind)
+            return Pair(statement, self.dress(rng, self.query(rng, relation, fact.subject)), True, kind)
         return Pair(statement, self.about(rng, fact, kind, statement, frame), False, kind)
 
     def _named_elsewhere(self, rng: random.Random, fact: Triple, frame: str) -> str:
@@ -193,16 +193,17 @@ class PairMaker:
         target = near.target if rng.random() < 0.3 else invent(rng.choice(["text", "number", "date", "person", "concept", "place"]), rng)
         statement = attributes.statement(rng, own, near.subject, target)
         if kind == "in_scope":
-            return Pair(statement, self._dress(rng, attributes.query(rng, own, near.subject)), True, kind)
+            return Pair(statement, self.dress(rng, attributes.query(rng, own, near.subject)), True, kind)
         if kind == "neighborhood" or (kind == "distractor" and rng.random() < 0.5):
             query = attributes.query(rng, own, self._other_subject(rng, near.subject, relation))
         elif rng.random() < 0.6:
             query = attributes.query(rng, attributes.pick(rng, relation.subject_type, own.names), near.subject)
         else:
             query = self.query(rng, relation, near.subject)
-        return Pair(statement, f"{statement}. {query}" if kind == "distractor" else self._dress(rng, query), False, kind)
+        return Pair(statement, f"{statement}. {query}" if kind == "distractor" else self.dress(rng, query), False, kind)
 
-    def _dress(self, rng: random.Random, query: str) -> str:
+    def dress(self, rng: random.Random, query: str) -> str:
+        """The query as people put it: behind other text, in a phrase, in lower case, without its mark; mostly as it is."""
         form = rng.random()
         if form < 0.08:
             return f"{rng.choice(self.prose)} {query}"

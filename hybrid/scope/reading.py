@@ -13,7 +13,7 @@ from functools import lru_cache
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import opposite
 from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
-from hybrid.scope.nouns import another_kind, elsewhere, excluded
+from hybrid.scope.nouns import another_kind, another_value, elsewhere, excluded
 from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.phrasings import PRONOUN, Wording
 from hybrid.scope.shortened import partly
@@ -101,7 +101,7 @@ class Reading:
         stands = span(name, asked)
         bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
-        if bare is not None and relation is not None and another_kind(bare, relation):
+        if bare is not None and (another_value(bare, fact.target_new) or (relation is not None and another_kind(bare, relation))):
             other = 2
         within = where is not None and longer(where, last, person)
         return cls(

@@ -2,6 +2,7 @@
 
 Relations and subjects are split: nine relations and the pocket model's unseen subjects are never
 trained on; some of them are for `hybrid.scope.calibrate`, which has to follow, the others for `hybrid.scope.evaluate`.
+Half of the pairs are drawn from the lexicon, the other half from `hybrid.scope.authored`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import click
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from hybrid.lexicon import Relation, phrased, plentiful, relations
 from hybrid.pocket.corpus import read_sentences
 from hybrid.pocket.facts import split_facts
-from hybrid.pocket.train import Settings
-from hybrid.scope.pairs import PairMaker
+from hybrid.pocket.train import Settings, share_gradients, together
+from hybrid.scope.authored import Author
+from hybrid.scope.pairs import Pair, PairMaker
 from hybrid.scope.scorer import CrossEncoder, ScopeScorer, save, tokenize, tokenizer
 
 log = logging.getLogger(__name__)
@@ -85,15 +89,57 @@ def _load_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimize
     return int(json.loads(path.with_suffix(".json").read_text())["step"])
 
 
+class Drawer(Protocol):
+    """What pairs come from."""
+
+    def draw(self, rng: random.Random) -> Pair:
+        """A pair for training."""
+
+
 def run(
-    maker: PairMaker, out: Path, weights: Path, pairs: int, threads: int, fuse: bool = False, rows: int = 64, lr: float = 2e-4, start: Path | None = None
+    maker: Drawer,
+    out: Path,
+    weights: Path,
+    pairs: int,
+    threads: int,
+    fuse: bool = False,
+    rows: int = 64,
+    lr: float = 2e-4,
+    start: Path | None = None,
+    workers: int = 1,
+    bfloat16: bool = False,
 ) -> None:
-    """Train on `pairs` pairs, from MiniLM or from the classifier in the folder `start`, and write the weights; `hybrid.scope.calibrate` weighs them then."""
-    if threads:
-        torch.set_num_threads(threads)
-    torch.manual_seed(0)
+    """Train on `pairs` pairs, from MiniLM or from the classifier in the folder `start`, and write the weights; `hybrid.scope.calibrate` weighs them then.
+
+    Args:
+        workers: processes of one thread that share each batch of `rows`.
+        bfloat16: multiply in it; the weights stay float32.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    together(workers, out, work, (workers, maker, out, weights, pairs, threads, fuse, rows, lr, start, bfloat16))
+
+
+def work(
+    rank: int,
+    workers: int,
+    maker: Drawer,
+    out: Path,
+    weights: Path,
+    pairs: int,
+    threads: int,
+    fuse: bool,
+    rows: int,
+    lr: float,
+    start: Path | None,
+    bfloat16: bool,
+) -> None:
+    """One process of a run: its rows of every batch; the first one logs and saves."""
+    first_one = rank == 0
+    if threads or workers > 1:
+        torch.set_num_threads(threads or 1)
+    torch.manual_seed(0)
     model, tok = ScopeScorer(start).network if start else (CrossEncoder(), tokenizer())
+    model.body.set_attn_implementation("eager" if bfloat16 else "sdpa")  # the fused kernel's backward pass is slow in bfloat16, on rows this short
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
     state = out / "scope.safetensors"
     step, steps = _load_state(state, model, optimizer), pairs // rows
@@ -107,14 +153,18 @@ def run(
         drawn = sorted((maker.draw(rng) for _ in range(16 * rows)), key=lambda pair: len(pair.statement) + len(pair.query))
         batches = [drawn[at : at + rows] for at in range(0, len(drawn), rows)]
         rng.shuffle(batches)
+        batches = [batch[rank::workers] for batch in batches]
         for batch in batches:
             share = min(1.0, (step + 1) / 60, (steps - step) / (0.7 * steps))
             for group in optimizer.param_groups:
                 group["lr"] = lr * share
             labels = torch.tensor([float(pair.label) for pair in batch])
-            logits = model(tokenize(tok, [pair.statement for pair in batch], [pair.query for pair in batch]))
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels * 0.98 + 0.01)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = model(tokenize(tok, [pair.statement for pair in batch], [pair.query for pair in batch]))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels * 0.98 + 0.01, reduction="sum") / rows
             loss.backward()  # type: ignore[no-untyped-call]
+            if workers > 1:
+                share_gradients(model, loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -123,12 +173,15 @@ def run(
             if step % 50 == 0:
                 spent = time.monotonic() - started
                 log.info("step %d/%d  loss %.3f  %.0f pairs/s", step, steps, smooth, (step - first) * rows / spent)
-            if time.monotonic() - saved > 120 or step == steps:
+            if first_one and (time.monotonic() - saved > 120 or step == steps):
                 _save_state(state, model, optimizer, step)
                 saved = time.monotonic()
             if step >= steps:
                 break
-    save(model, weights, {"pairs": pairs})
+    if workers > 1:
+        dist.destroy_process_group()
+    if first_one:
+        save(model, weights, {"pairs": pairs})
 
 
 @click.command()
@@ -140,11 +193,27 @@ def run(
 @click.option("--threads", default=0, help="CPU threads; 0 leaves it to torch.")
 @click.option("--lr", default=2e-4, show_default=True, help="Highest learning rate.")
 @click.option("--start", type=click.Path(exists=True, path_type=Path), help="Go on from a trained classifier instead of MiniLM.")
+@click.option("--rows", default=64, show_default=True, help="Pairs in a batch.")
+@click.option("--workers", default=1, show_default=True, help="Processes that share each batch; use as many as there are free cores.")
+@click.option("--bfloat16/--float32", default=False, show_default=True, help="Multiply in bfloat16 (for processors that can).")
 @click.option("--compile/--no-compile", "fuse", default=False, help="Fuse kernels with torch.compile (needs a C++ compiler).")
-def main(facts: Path, text: Path, out: Path, weights: Path, pairs: int, threads: int, lr: float, start: Path | None, fuse: bool) -> None:
+def main(
+    facts: Path,
+    text: Path,
+    out: Path,
+    weights: Path,
+    pairs: int,
+    threads: int,
+    lr: float,
+    start: Path | None,
+    rows: int,
+    workers: int,
+    bfloat16: bool,
+    fuse: bool,
+) -> None:
     """Train the scope classifier."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run(makers(facts, text).train, out, weights, pairs, threads, fuse, lr=lr, start=start)
+    run(Author(makers(facts, text).train), out, weights, pairs, threads, fuse, rows, lr, start, workers, bfloat16)
 
 
 if __name__ == "__main__":
