@@ -37,10 +37,10 @@ from stores.records import Hit
 
 OTHERS = 0.15
 """Importance of a candidate that the query was not made for, beside the one that it was made for."""
-SORTS = {"known": 0.2, "unknown": 0.1, "familiar": 0.3, "authored": 0.4}
+SORTS = {"known": 0.25, "unknown": 0.1, "familiar": 0.4, "authored": 0.25}
 """Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know; that were written one by one; and how much
 they count."""
-EMPHASIS = {"same_subject": 2.0, "neighborhood": 3.0, "oblique": 0.5}
+EMPHASIS = {"same_subject": 2.0, "neighborhood": 6.0, "oblique": 0.5}
 """Kinds of queries that count for more or less than the others: the one is what fools a router most, the other what people ask least."""
 FOLDS = 4
 """Parts of the queries, each of which is judged by what was fitted on the others, to see how far the judgement is to be trusted."""
