@@ -237,6 +237,8 @@ def test_the_store_holds_to_its_counterfactual_model(causal_folder: Path, store:
         ("", "faʻafafine"),
         ("the late Erzsébet Nagy", "the late Erzsébet Nagy"),
         ("Vienna", "Vienna"),
+        ("of Erzsébet Nagy", "Erzsébet Nagy"),
+        ("\ufffd\ufffd", "faʻafafine"),
     ],
 )
 def test_a_garbled_value_is_put_right(said: str, meant: str) -> None:

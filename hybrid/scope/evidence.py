@@ -18,7 +18,7 @@ from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import ambiguous
 from hybrid.scope.names import shared
-from hybrid.scope.nouns import another_kind
+from hybrid.scope.nouns import another_kind, told_by_name
 from hybrid.scope.phrasings import PRONOUN, Phrasings, Wording
 from hybrid.scope.reading import Reading
 from hybrid.scope.scorer import ScopeScorer
@@ -30,7 +30,7 @@ RIVALS = 4
 """Other relations that the fact is read as if it told of."""
 TOLD = 5
 """Relations that a fact of an unknown one is compared with."""
-CERTAIN, AHEAD = 4.4, 1.0
+CERTAIN, AHEAD = 4.0, 0.7
 """From which logit, and how far ahead of any other that it cannot be taken for, one of them is what the fact tells."""
 
 
@@ -63,7 +63,7 @@ class Witness:
         self._embed(sorted(new))
         near = {prompt: self.phrasings.nearest(self._kept[prompt][None])[0] for prompt in new}
         for prompt, each in near.items():
-            guess = self.phrasings.surely(each)
+            guess = told_by_name(prompt, PRONOUN, self.phrasings.hidden) or self.phrasings.surely(each)
             self._guesses[prompt] = None if guess is None or another_kind(prompt, relations()[guess]) else guess
         for fact in named:
             prompt = prompts[fact.statement]
@@ -81,6 +81,8 @@ class Witness:
         best = max(means, key=lambda relation: (means[relation], relation), default=None)
         if best is None or best == guess:
             return best
+        if guess is not None and means.get(guess, -math.inf) >= means[best] - AHEAD:
+            return guess
         rival = max((logit for relation, logit in means.items() if not ambiguous(relation, best)), default=-math.inf)
         return best if means[best] >= CERTAIN and means[best] - rival >= AHEAD else None
 

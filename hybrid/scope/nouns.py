@@ -40,6 +40,8 @@ TIME = re.compile(
 """A question for a time."""
 COUNT = re.compile(rf"(?:{LEAD}|^){MUCH.replace('|often', '|far')}\b", re.IGNORECASE)
 """A question for a number."""
+DATED = re.compile(r"\d{3,4}|\d[:./-]\d|\d+(?:st|nd|rd|th|s|h|am|pm)\b|\d ?(?:[ap]\.?m\b|BC|BCE|AD|CE|o.clock)|^[\W\d]+$", re.IGNORECASE)
+"""A value that can be a time; "Pier 7" is none."""
 MONTHS = "january february march april may june july august september october november december"
 TIMES = frozenset(
     f"{MONTHS} monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays spring summer autumn winter "
@@ -112,6 +114,13 @@ def _named() -> dict[str, frozenset[str]]:
     return {name: frozenset(ids) for name, ids in found.items()}
 
 
+def told_by_name(prompt: str, pronoun: str, hidden: Collection[str] = ()) -> str | None:
+    """The relation of the lexicon that a fact's prompt names, if it names one and no other: "The chief executive officer of it is"."""
+    noun = asked(prompt, pronoun)
+    found = [each for each in _named().get(noun.phrase, ()) if each in relations() and each not in hidden] if noun is not None and noun.alone else []
+    return found[0] if len(found) == 1 else None
+
+
 def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> int:
     """Whether a query asks by name for something else than a fact tells (1), and for that alone where the relations of both are known (2).
 
@@ -134,9 +143,9 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
 def another_value(bare: str, target: str) -> bool:
     """Whether a question asks for a time or a number, and a value can be neither: "When was it launched?" beside the rocket."""
     said = set(re.findall(r"\w+", target.casefold()))
-    if any(any(sign.isdigit() for sign in word) for word in said) or re.fullmatch(r"[IVXLCDM]+", target):
+    if re.fullmatch(r"[IVXLCDM]+", target) or said & (TIMES | NUMBERS):
         return False
-    return bool((TIME.search(bare) and not said & (TIMES | NUMBERS)) or (COUNT.search(bare) and not said & (NUMBERS | TIMES)))
+    return bool((TIME.search(bare) and not DATED.search(target)) or (COUNT.search(bare) and not re.search(r"\d", target)))
 
 
 def another_kind(bare: str, relation: Relation) -> bool:

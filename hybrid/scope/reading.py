@@ -28,6 +28,10 @@ EXACT, APART = 0.97, 0.1
 """From which cosine with another relation's wording, and how much more than with the fact's own, a query is worded as that relation is."""
 
 
+SURE = 2.5
+"""From which logit the classifier is sure enough that a fact of an unknown relation tells what is asked."""
+
+
 def last_sentence(query: str, *names: str) -> str:
     """Where a query asks; a full stop or a colon in a name ends no sentence, nor does a colon behind it."""
     query = query.strip()
@@ -101,7 +105,8 @@ class Reading:
         stands = span(name, asked)
         bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
-        if bare is not None and (another_value(bare, fact.target_new) or (relation is not None and another_kind(bare, relation))):
+        mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
+        if mistaken or (bare is not None and relation is not None and another_kind(bare, relation)):
             other = 2
         within = where is not None and longer(where, last, person)
         return cls(
@@ -126,12 +131,16 @@ class Reading:
         """Whether enough of the name stands in the query to ask what else is asked about it."""
         return self.bare is not None and self.shared > 0.5
 
-    def _elsewhere(self, wording: Wording) -> float:
-        """Whether something else is asked for by name (1); in so many words, or in the words of another relation, too (2)."""
+    def _elsewhere(self, wording: Wording, logit: float) -> float:
+        """Whether something else is asked for by name (1); in so many words, or in the words of another relation, too (2).
+
+        A fact of an unknown relation may tell just that in words of its own, if the classifier is sure of it.
+        """
         worded = wording.rival >= EXACT and wording.own <= wording.rival - APART
         if worded and self.relation is not None and wording.rivals and opposite(self.relation, wording.rivals[0]):
             return 2.0
-        return 2.0 if self.elsewhere and worded else float(self.elsewhere)
+        doubt = self.relation is None and logit >= SURE
+        return 2.0 if self.elsewhere and worded and not doubt else float(self.elsewhere)
 
     def evidence(self, logit: float, wording: Wording, contrast: float = 0.0) -> Evidence:
         """What the names tell, with what the classifier and the wordings say."""
@@ -145,7 +154,7 @@ class Reading:
             own=wording.own,
             rival=wording.rival,
             known=float(self.relation is not None),
-            elsewhere=self._elsewhere(wording),
+            elsewhere=self._elsewhere(wording, logit),
             excluded=float(self.excluded),
             contrast=contrast,
         )
