@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,19 +23,16 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hybrid.parallel import share_gradients, together
 from hybrid.pocket.corpus import Corpus, Document, read_sentences
 from hybrid.pocket.facts import split_facts
 from hybrid.pocket.muon import Muon
 from hybrid.pocket.tokenizer import END, PAD, START, save_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
-
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 28), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
-"""Tells glibc to keep what a step frees: to get it back from the system each time took longer than to compute, on a virtual machine."""
 
 CHUNK = 48
 """Batches that are made, sorted by length and shuffled together."""
@@ -155,36 +150,6 @@ def loss_of(model: LlamaForCausalLM, tokens: Tensor, learnt: Tensor, count: int 
     logits = model.lm_head(hidden[wanted])
     total = torch.nn.functional.cross_entropy(logits.float(), tokens[:, 1:][wanted], reduction="sum")
     return total / (count or max(1, int(wanted.sum())))
-
-
-def together(workers: int, out: Path, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    """Run `work(rank, *arguments)` in as many processes of one thread, which can share gradients; a single one runs here."""
-    if workers == 1:
-        work(0, *arguments)
-        return
-    for name, value in KEEP_MEMORY.items():
-        os.environ.setdefault(name, value)
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    (out / "rendezvous").unlink(missing_ok=True)
-    start_processes(_join, (work, out, workers, *arguments), nprocs=workers, start_method="spawn")  # type: ignore[no-untyped-call]
-
-
-def _join(rank: int, work: Callable[..., None], out: Path, workers: int, *arguments: object) -> None:
-    """Join the group, then work."""
-    logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(asctime)s %(message)s")
-    dist.init_process_group("gloo", init_method=(out / "rendezvous").absolute().as_uri(), rank=rank, world_size=workers)
-    work(rank, *arguments)
-
-
-def share_gradients(model: nn.Module, loss: Tensor) -> None:
-    """Sum gradients, and the loss for the log, over the processes that train together."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)])
-    dist.all_reduce(flat)
-    loss.data.copy_(flat[0])
-    for gradient, summed in zip(gradients, torch.split(flat[1:], [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(summed.view_as(gradient))
 
 
 def optimizers(model: LlamaForCausalLM, settings: Settings, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:

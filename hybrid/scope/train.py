@@ -21,9 +21,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from hybrid.lexicon import Relation, phrased, plentiful, relations
+from hybrid.parallel import share_gradients, together
 from hybrid.pocket.corpus import read_sentences
 from hybrid.pocket.facts import split_facts
-from hybrid.pocket.train import Settings, share_gradients, together
+from hybrid.pocket.train import Settings
 from hybrid.scope.authored import Author
 from hybrid.scope.pairs import Pair, PairMaker
 from hybrid.scope.scorer import CrossEncoder, ScopeScorer, save, tokenize, tokenizer
