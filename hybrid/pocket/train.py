@@ -4,7 +4,8 @@ Checkpoints are safetensors; a run that is started again goes on where it stoppe
 rate warms up, stays, and falls to zero over the last share of the steps, so that a run can be extended
 (`--documents` larger) from a checkpoint taken before the fall. On a processor, `--workers` processes of one
 thread each, every one with its rows of the batch, train twice as fast as one process of as many threads. On one
-that multiplies in bfloat16 (AMX, AVX512-BF16), `--bfloat16 --compile` is another two to three times as fast.
+that multiplies in bfloat16 (AMX, AVX512-BF16), `--bfloat16 --compile` takes a third
+to a half of the time (of one core; less is gained where cores share their units).
 """
 
 from __future__ import annotations
@@ -224,13 +225,19 @@ def run(
     fuse: bool = False,
     workers: int = 1,
     feeder: type[Feeder] = Feeder,
-    bfloat16: bool = False,
+    bfloat16: bool | None = None,
 ) -> None:
-    """Train to `documents` documents in all, checkpointing every two minutes; `workers` processes share each batch."""
+    """Train to `documents` documents in all, checkpointing every two minutes; `workers` processes share each batch.
+
+    Args:
+        bfloat16: multiply in it, the weights stay float32; unless told, on a GPU only.
+    """
     prepare(facts, text, out, settings)
     if workers > 1 and device != "cpu":
         raise click.UsageError("--workers is for processors; a GPU is trained by one process")
-    together(workers, out, work, (workers, facts, text, out, settings, documents, device, threads, fuse, feeder, bfloat16))
+    together(
+        workers, out, work, (workers, facts, text, out, settings, documents, device, threads, fuse, feeder, device == "cuda" if bfloat16 is None else bfloat16)
+    )
 
 
 def work(
@@ -313,7 +320,7 @@ def work(
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves it to torch.")
 @click.option("--workers", default=1, show_default=True, help="Processes that share each batch; use as many as there are free cores.")
-@click.option("--bfloat16/--float32", default=torch.cuda.is_available(), show_default=True, help="Multiply in bfloat16 (weights stay float32).")
+@click.option("--bfloat16/--float32", default=None, help="Multiply in bfloat16 (weights stay float32); unless told, on a GPU only.")
 @click.option("--compile/--no-compile", "fuse", default=False, help="Fuse kernels with torch.compile (needs a C++ compiler).")
 def main(
     facts: Path,
@@ -327,7 +334,7 @@ def main(
     device: str,
     threads: int,
     workers: int,
-    bfloat16: bool,
+    bfloat16: bool | None,
     fuse: bool,
 ) -> None:
     """Train the pocket model."""

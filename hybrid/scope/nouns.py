@@ -22,7 +22,8 @@ FILLERS = frozenset("a an the of in on at for to by with and or is was are were 
 RULED_OUT = r"\b(?:not|other than|apart from|aside from|besides|except|except for|excluding|rather than|instead of|different from|leaving)"
 LEAD = r"\b(?:tell me|know|knows|wonder|wondered|wondering|ask|asked|asks|remember|sure|question|quiz|please)[,:.]? "
 VERB = r"(?='s\b| (?:is|was|are|were|did|does|do|has|have|had|can|could|will|would|should|may|might)\b)"
-MUCH = r"how (?:many|much|long|old|tall|high|deep|big|large|heavy|fast|wide|hot|cold|often)"
+MEASURED = "many|much|long|old|tall|high|deep|big|large|heavy|fast|wide|hot|cold"
+MUCH = rf"how (?:{MEASURED}|often)"
 QUESTION = re.compile(rf"(?:{LEAD}(where|when|who|whom|{MUCH})|^(where{VERB}|when{VERB}|who|whom|{MUCH}))\b", re.IGNORECASE)
 """A question, or one within a sentence; "When it was built, ..." is none."""
 NEVER = {
@@ -38,14 +39,13 @@ TIME = re.compile(
     re.IGNORECASE,
 )
 """A question for a time."""
-COUNT = re.compile(rf"(?:{LEAD}|^){MUCH.replace('|often', '|far')}\b", re.IGNORECASE)
+COUNT = re.compile(rf"(?:{LEAD}|^)how (?:{MEASURED}|far)\b", re.IGNORECASE)
 """A question for a number."""
 DATED = re.compile(r"\d{3,4}|\d[:./-]\d|\d+(?:st|nd|rd|th|s|h|am|pm)\b|\d ?(?:[ap]\.?m\b|BC|BCE|AD|CE|o.clock)|^[\W\d]+$", re.IGNORECASE)
 """A value that can be a time; "Pier 7" is none."""
-MONTHS = "january february march april may june july august september october november december"
 TIMES = frozenset(
-    f"{MONTHS} monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays spring summer autumn winter "
-    "fall century centuries age ages era period war eve day days night week weekend month year years decade noon midnight morning evening afternoon dawn dusk "
+    "january february march april may june july august september october november december monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays "
+    "spring summer autumn winter fall century centuries age ages era period war eve day days night week weekend month year years decade noon midnight morning evening afternoon dawn dusk "
     "easter christmas lent ramadan today tomorrow yesterday quarter half never antiquity renaissance medieval prehistoric".split()
 )
 NUMBERS = frozenset(
