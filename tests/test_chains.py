@@ -25,6 +25,7 @@ FACTS = [
     ("{}'s child is", "Ola Berg", "Per Berg"),
     ("{} is married to", "Ida Moe", "Jon Dahl"),
     ("The mayor of {} is", "Ostmark", "Eva Holt"),
+    ("{} has its head office in", "Fjord Optics", "Quill"),
 ]
 
 
@@ -53,7 +54,10 @@ def test_names_and_sentences() -> None:
     assert "J. R. Stone" in names("Where was J. R. Stone's mother born?")
     assert question("Ana wrote it. Where was J. R. Stone born?") == "Where was J. R. Stone born?"
     assert question("Who leads Ha Ha! Radio?") == "Radio?" and question("Who leads Ha! today?") == "Who leads Ha! today?"
-    assert joints("Who is the wife of the man that Ana's father met?") == 3
+    wife, knight = "Who is the wife of the man that Ana's father met?", "In what language was The Knight in the Panther's Skin written?"
+    assert joints(wife, (wife.index("Ana"), wife.index("'s"))) == 3
+    assert joints(knight, (21, 53)) == 0, "a name is no joint"
+    assert joints("At which station does the Tide line end?", (26, 35)) == 0, "nor is what a question begins with"
     words = outside("Who is the mayor of Ostmark Bay City?", (20, 27))
     assert [word.stem for word in words] == [stem("mayor")], "capitals beside a name belong to it"
 
@@ -120,6 +124,7 @@ def test_chains(memory: HybridMemory, query: str, hops: list[str]) -> None:
         "What is the capital of Peru?",
         "How deep is the sea?",
         "Who is the head of state of Norvania, whose capital is Ostmark?",
+        "In which Belvorian municipality does Fjord Optics have its head office?",
     ],
 )
 def test_what_is_no_chain_stays_as_it_was(memory: HybridMemory, query: str) -> None:

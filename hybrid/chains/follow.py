@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision, Hop
 from hybrid.asked_moment import asked_moment
-from hybrid.chains.asks import agrees, noun
+from hybrid.chains.asks import NOUNS, agrees, noun
 from hybrid.chains.paths import Meanings, Path, Step, best, coverage, joints, lexical, longer, names, outside, question, score, typed
 from hybrid.lexicon import fill
 from hybrid.scope.names import fold, span
@@ -96,7 +96,8 @@ class Chains:
 
     def _from(self, text: str, entity: str, facts: Sequence[Fact], about: partial[dict[str, list[Fact]]]) -> list[Found]:
         """The best path from one entity, if the question asks for it."""
-        words, asks = outside(text, span(entity, text) or (0, 0)), noun(text)
+        where = span(entity, text) or (0, 0)
+        words, asks = outside(text, where), noun(text)
 
         def step(fact: Fact) -> Step:
             found, relation = self.meanings.of(fact)
@@ -114,7 +115,7 @@ class Chains:
                 break
         tried = best(self.policy, words, [*tried, *paths])
         alone = max((coverage(words, (each,)) for each in lexical(words, None, asks)), default=0.0)  # what the model could be asked as it stands
-        unsure = [path for path in self._asking(words, tried[:5], asks) if joints(text) >= len(path) - 1]
+        unsure = [path for path in self._asking(words, tried[:5], asks) if joints(text, where) + self._mistyped(path, asks) >= len(path) - 1]
         rivals = [(path, single) for path in tried] + [(path, max(single, alone)) for path in unsure]
         taken = [path for path, rival in rivals if agrees(text, self._type(path[-1])) and self._takes(words, path, rival)]
         return [Found(score(self.policy, words, path), words, path, entity) for path in best(self.policy, words, taken)[:1]]
@@ -131,6 +132,11 @@ class Chains:
             paths = best(self.policy, words, more)[:5]
             found += paths
         return found
+
+    def _mistyped(self, path: Path, asks: str | None) -> bool:
+        """Whether what a path comes to before its last hop is not what is asked for ("In which country was she born?", beside a city)."""
+        kind = self._type(path[-2])
+        return asks is not None and kind is not None and kind not in NOUNS[asks]
 
     def _type(self, step: Step) -> str | None:
         relation = step.relation or (self.meanings.of(step.fact)[1] if step.fact is not None else None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.chains.asks import NOUNS
+from hybrid.chains.asks import ASKS, NOUNS
 from hybrid.chains.wording import by_word, content, cues, full_names, joined, stem, weight
 from hybrid.lexicon import Relation, fill, find, relations
 from hybrid.scope.names import fold
@@ -92,9 +92,15 @@ def names(text: str) -> list[str]:
     return list(found)
 
 
-def joints(text: str) -> int:
-    """How often a question goes on from one thing to the next: "of", "'s", and clauses with "that", "where" and the like."""
-    return len(JOINT.findall(text))
+def joints(text: str, name: tuple[int, int]) -> int:
+    """How often a question goes on from one thing to the next: "of", "'s", and clauses with "that", "where" and the like.
+
+    Neither the name at a span ("The Knight in the Panther's Skin") nor what the question begins with ("At which station") counts.
+    """
+    start, end = name
+    bare = f"{text[:start]}X{text[end:]}"
+    begins = ASKS.match(bare)
+    return len(JOINT.findall(bare, begins.end("word") if begins is not None else 0))
 
 
 def outside(text: str, span: tuple[int, int]) -> list[Word]:
