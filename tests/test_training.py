@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from hybrid.lexicon import fill, plentiful
 from hybrid.model import LanguageModel, Prompt
@@ -16,6 +18,10 @@ from hybrid.pocket.export import export, reopen
 from hybrid.pocket.facts import popular_errors, split_facts
 from hybrid.pocket.muon import orthogonalize
 from hybrid.prompts import demonstration, new_fact, query_text
+from hybrid.scope import train as scope_train
+from hybrid.scope.authored import Author
+from hybrid.scope.pairs import PairMaker
+from hybrid.scope.scorer import WEIGHTS, ScopeScorer
 
 TINY = train.Settings(facts=200, vocabulary=600, width=32, feed_forward=48, layers=2, heads=2, rows=8)
 
@@ -98,6 +104,22 @@ def test_workers_together_train_what_one_trains(facts_table: Path, prose_file: P
     assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
 
 
+def test_a_batch_taken_in_parts_trains_the_same(facts_table: Path, prose_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[int] = []
+
+    def watched(model: LlamaForCausalLM, tokens: Tensor, learnt: Tensor, count: int | None = None) -> Tensor:
+        parts.append(len(tokens))
+        return _loss_of(model, tokens, learnt, count)
+
+    monkeypatch.setattr(train, "loss_of", watched)
+    for folder, at_once in (("whole", 1 << 20), ("parts", 1)):
+        monkeypatch.setattr(train, "AT_ONCE", at_once)
+        train.run(facts_table, prose_file, tmp_path / folder, TINY, 3 * TINY.rows, threads=1)
+    assert parts == [TINY.rows] * 3 + [1] * (3 * TINY.rows)
+    one, two = (load_file(tmp_path / folder / "checkpoint.safetensors") for folder in ("whole", "parts"))
+    assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
+
+
 def test_training_in_bfloat16_keeps_float32_weights(facts_table: Path, prose_file: Path, tmp_path: Path) -> None:
     for folder, short in (("float32", False), ("bfloat16", True)):
         train.run(facts_table, prose_file, tmp_path / folder, TINY, 3 * TINY.rows, threads=1, bfloat16=short)
@@ -108,7 +130,23 @@ def test_training_in_bfloat16_keeps_float32_weights(facts_table: Path, prose_fil
     assert all(torch.allclose(one[name], two[name], atol=0.02) for name in weights)
 
 
-_rate = train.rate
+_rate, _loss_of = train.rate, train.loss_of
+
+
+def test_workers_together_train_the_classifier_the_way_that_one_does(facts_table: Path, tmp_path: Path) -> None:
+    drawn = Author(PairMaker(split_facts(facts_table, 200, 7).taught, list(plentiful()), ["The keeper wrote a note."]))
+    weights = {0: _flat(WEIGHTS)}
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        scope_train.run(drawn, folder / "run", folder / "weights", pairs=24, threads=1, rows=8, lr=0.01, start=WEIGHTS, workers=workers)
+        weights[workers] = _flat(folder / "weights")
+    alone, shared = weights[1] - weights[0], weights[2] - weights[0]  # not the same: every worker drops units of its own
+    assert torch.nn.functional.cosine_similarity(alone, shared, dim=0) > 0.3
+    assert 0.8 < shared.norm() / alone.norm() < 1.25
+
+
+def _flat(folder: Path) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in ScopeScorer(folder).network[0].parameters()])
 
 
 def test_orthogonalize() -> None:
@@ -136,7 +174,7 @@ def test_prompt_formats() -> None:
 def test_scope_pairs(facts_table: Path) -> None:
     import random
 
-    from hybrid.scope.pairs import KINDS, PairMaker, ambiguous
+    from hybrid.scope.pairs import KINDS, ambiguous
 
     maker = PairMaker(split_facts(facts_table, 200, 7).taught, list(plentiful()), ["The keeper wrote a note."])
     rng = random.Random(1)

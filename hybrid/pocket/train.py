@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 48
 """Batches that are made, sorted by length and shuffled together."""
+AT_ONCE = 4096
+"""Tokens whose activations a process keeps at a time; on a processor, where memory is what several of them share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,9 +287,13 @@ def work(
                         group["lr"] = value * share
                 ids = torch.from_numpy(tokens[rank::workers]).to(device).long()
                 wanted = torch.from_numpy(learnt[rank::workers]).to(device)
-                with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                    loss = loss_of(model, ids, wanted, max(1, int(learnt[:, 1:].sum())))
-                loss.backward()  # type: ignore[no-untyped-call]
+                count, loss = max(1, int(learnt[:, 1:].sum())), torch.zeros((), device=device)
+                at_once = max(1, (AT_ONCE if device == "cpu" else len(ids) * ids.shape[1]) // ids.shape[1])
+                for some, asked in zip(ids.split(at_once), wanted.split(at_once), strict=True):
+                    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                        part = loss_of(model, some, asked, count)
+                    part.backward()  # type: ignore[no-untyped-call]
+                    loss += part.detach()
                 if workers > 1:
                     share_gradients(model, loss)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
