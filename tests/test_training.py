@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +135,44 @@ def test_training_in_bfloat16_keeps_float32_weights(facts_table: Path, prose_fil
 
 
 _rate, _loss_of = train.rate, train.loss_of
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
+    lines = ["import sys, tests.test_training as here", "from pathlib import Path", "from hybrid.parallel import together"]
+    script = "\n".join([*lines, "together(2, Path(sys.argv[1]), here.wait, (Path(sys.argv[1]),))"])
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    pids = [int(_soon(tmp_path / name).read_text()) for name in ("0", "1")]
+    parent.kill()
+    parent.wait()
+    for _ in range(300):
+        if not any(_runs(pid) for pid in pids):
+            return
+        time.sleep(0.1)
+    pytest.fail("workers go on alone")
+
+
+def wait(rank: int, folder: Path) -> None:
+    """What a worker does there."""
+    (folder / "partial").with_suffix(f".{rank}").write_text(str(os.getpid()))
+    (folder / "partial").with_suffix(f".{rank}").replace(folder / str(rank))
+    time.sleep(120)
+
+
+def _soon(file: Path) -> Path:
+    for _ in range(1200):
+        if file.exists():
+            return file
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has not been written")
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process goes on; one that has ended may wait for its parent to ask."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_workers_together_train_the_classifier_the_way_that_one_does(facts_table: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -257,7 +256,7 @@ def work(
     bfloat16: bool = False,
 ) -> None:
     """One process of a run: its rows of every batch; the first one logs and saves."""
-    first, parent = rank == 0, os.getppid()
+    first = rank == 0
     if threads or workers > 1:
         torch.set_num_threads(threads or 1)
     model = make_model(settings).to(device)
@@ -279,8 +278,6 @@ def work(
             chunk = ahead.result()
             ahead = pool.submit(feeder.chunk, step // CHUNK + 1)
             for tokens, learnt in chunk[step % CHUNK :]:
-                if os.getppid() != parent:
-                    raise SystemExit("the process that started this one is gone")
                 share = rate(step, steps, settings.fall)
                 for optimizer, rates in zip(opts, base, strict=True):
                     for group, value in zip(optimizer.param_groups, rates, strict=True):
