@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands.editing import settings
-from hybrid.commands.options import seconds, show, store_options
+from hybrid.commands.options import seconds, settings, show, store_options
 from stores.errors import HybridError, Locked
 
 if TYPE_CHECKING:

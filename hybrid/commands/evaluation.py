@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands.editing import settings
+from hybrid.commands.options import settings
 from stores.errors import NotFound
 
 if TYPE_CHECKING:

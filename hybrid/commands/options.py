@@ -1,4 +1,4 @@
-"""What the commands that work on a store share: its options, opening it, printing JSON."""
+"""What commands share: the options of those that work on a store and of those that work on a model, opening either, printing JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from hybrid.memory import HybridMemory
+    from stores.records import Fact
 
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -69,3 +70,37 @@ def open_store(store: Path | None, model: str | None, embedder: str | None) -> I
 def show(value: Any) -> None:
     """One JSON value on a line of stdout."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--model, --device, --dtype and --json; the command gets a model that is not loaded yet as its first argument."""
+
+    @click.option("--model", "name", default="pocket", show_default=True, help="Hugging Face causal model, by name or folder.")
+    @click.option("--device", help="cpu, cuda, cuda:1, ...  [default: cuda if there is one]")
+    @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Load the weights as this.  [default: as they are stored]")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+    @wraps(command)
+    def opened(name: str, device: str | None, dtype: str | None, as_json: bool, **options: Any) -> None:
+        from hybrid.model import LanguageModel
+
+        command(LanguageModel(name, device, dtype), as_json=as_json, **options)
+
+    return opened
+
+
+def settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """`--set layers=3,4,5 --set lr=0.1` as a dictionary of texts; `hybrid.editors.published.typed` reads them."""
+    made: dict[str, str] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"{item!r}; write NAME=VALUE, such as layers=3,4,5")
+        made[key.strip()] = value.strip()
+    return made
+
+
+def read_requests(file: Any, name: str, limit: int | None) -> list[Fact]:
+    """Requests of a file, as facts without ids."""
+    from hybrid.formats import read
+
+    return [request.checked().to_fact("", "", "") for request in read(file, name, limit)]

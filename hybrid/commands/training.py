@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands.editing import model_options, read_requests
+from hybrid.commands.options import model_options, read_requests
 
 if TYPE_CHECKING:
     from hybrid.model import LanguageModel

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid.commands.editing import model_options
-from hybrid.commands.options import default_store
+from hybrid.commands.options import default_store, model_options
 from stores.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
