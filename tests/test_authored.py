@@ -36,7 +36,7 @@ def author(facts_table: Path) -> Author:
 
 def test_examples_are_well_formed() -> None:
     found = examples()
-    assert len(found) > 800 and 0.15 < sum(each.apart for each in found) / len(found) < 0.35
+    assert len(found) > 3500 and 0.08 < sum(each.apart for each in found) / len(found) < 0.2
     for each in found:
         assert each.subject in each.statement and each.target.strip() == each.target != "", each
         assert len(each.ask) >= 2 and len(each.other) >= 3 and each.near, each

@@ -20,7 +20,7 @@ from typing import Any
 from hybrid.scope.pairs import Pair, PairMaker
 
 FOLDER = Path(__file__).parent / "authored"
-APART = 4
+APART = 8
 """Of so many facts, one is not trained on; what evidence adds up to is fitted to these."""
 
 
@@ -65,7 +65,7 @@ class Author:
         share: of the pairs, how many are authored.
     """
 
-    def __init__(self, maker: PairMaker, share: float = 0.5, chosen: Sequence[Example] | None = None):
+    def __init__(self, maker: PairMaker, share: float = 0.6, chosen: Sequence[Example] | None = None):
         self.maker, self.share = maker, share
         self.chosen = [each for each in examples() if not each.apart] if chosen is None else list(chosen)
         self.subjects = [each.subject for each in self.chosen]
@@ -79,11 +79,13 @@ class Author:
         example = rng.choice(self.chosen)
         prompts = [example.statement, *example.ask]
         stated = prompts[0] if rng.random() < 0.55 else rng.choice(prompts)
-        kind = rng.choices(("in_scope", "same_subject", "neighborhood", "distractor"), (40, 44, 11, 5))[0]
+        kind, form = rng.choices(("in_scope", "same_subject", "neighborhood", "distractor"), (40, 43, 12, 5))[0], rng.random()
         if kind == "in_scope":
             query = rng.choice([prompt for prompt in prompts if prompt != stated])
-        elif kind == "same_subject" and rng.random() < 0.3:  # the other way round
+        elif kind == "same_subject" and form < 0.25:  # the other way round
             stated, query = rng.choice(example.other), rng.choice(prompts)
+        elif kind == "same_subject" and form < 0.4:  # two of the others, which ask for different things, too
+            stated, query = rng.sample(example.other, 2)
         else:
             query = rng.choice(example.near if kind == "neighborhood" or (kind == "distractor" and rng.random() < 0.4) else example.other)
         target = example.target if stated in prompts or rng.random() < 0.3 else rng.choice(self.chosen).target

@@ -85,7 +85,8 @@ def _drawn(memory: HybridMemory, facts: Path, text: Path, sort: str, count: int,
 
 def authored(memory: HybridMemory, queries: int, seed: int) -> Iterator[tuple[str, str, list[Hit]]]:
     """(kind, the id of the fact that was had in mind, candidates) of the queries beside the authored facts that were kept from training, all of them in memory."""
-    rng, chosen = random.Random(seed), [each for each in examples() if each.apart]
+    rng = random.Random(seed)
+    chosen = list({each.subject.casefold(): each for each in examples() if each.apart}.values())  # what one tells of a subject, another one's queries may ask
     added = memory.add_facts(from_cue(each.statement, each.target, subject=each.subject) for each in chosen)
     asked: dict[str, list[tuple[str, str]]] = {kind: [] for kind in ("in_scope", "same_subject", "neighborhood", "distractor")}
     for each, fact in zip(chosen, added, strict=True):

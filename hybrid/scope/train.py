@@ -2,7 +2,7 @@
 
 Relations and subjects are split: nine relations and the pocket model's unseen subjects are never
 trained on; some of them are for `hybrid.scope.calibrate`, which has to follow, the others for `hybrid.scope.evaluate`.
-Half of the pairs are drawn from the lexicon, the other half from `hybrid.scope.authored`.
+Two in five pairs are drawn from the lexicon, the others from `hybrid.scope.authored`.
 """
 
 from __future__ import annotations
