@@ -221,14 +221,16 @@ def test_aliases_are_other_spellings() -> None:
     ],
 )
 def test_a_query_may_name_something_else_than_the_fact_tells(query: str, level: int) -> None:
-    assert elsewhere(asked(query, "it"), find("place of birth"), "it was born in it place of birth") == level
+    assert elsewhere(asked(query, "it"), find("place of birth"), ("it was born in", "it place of birth")) == level
 
 
 def test_a_knowledge_bases_label_is_another_relation_unless_it_is_a_name_of_this_one() -> None:
     series, status = find("successor in a series"), find("conservation status")
-    assert elsewhere(asked("The narrative location of it is", "it"), series, "it is followed by") == 2
-    assert elsewhere(asked("The IUCN conservation status of it is", "it"), status, "it is rated") == 0
-    assert elsewhere(asked("The narrative location of it is", "it"), None, "What comes after it?") == 1, "a fact of an unknown relation may tell of it"
+    assert elsewhere(asked("The narrative location of it is", "it"), series, ("it is followed by",)) == 2
+    assert elsewhere(asked("The IUCN conservation status of it is", "it"), status, ("it is rated",)) == 0
+    assert elsewhere(asked("The affiliation of it is", "it"), find("religion"), ("it is affiliated with", "it religion")) == 0, "in its own words"
+    assert elsewhere(asked("The mother of it is", "it"), find("native language"), ("The mother tongue of it is", "it native language")) == 2
+    assert elsewhere(asked("The narrative location of it is", "it"), None, ("What comes after it?",)) == 1, "a fact of an unknown relation may tell of it"
 
 
 def test_a_question_may_ask_for_another_kind_of_value() -> None:
@@ -264,7 +266,7 @@ def test_the_classifier_finds_out_what_a_fact_tells(witness: Witness) -> None:
 
 
 def test_a_fact_beyond_the_lexicon_is_compared_by_its_own_words() -> None:
-    told = "The strike price of it is"
+    told = ("The strike price of it is",)
     assert not any(elsewhere(asked(f"The {noun} of it is", "it"), None, told) for noun in ("strike price", "price", "strike duration"))
     assert elsewhere(asked("The mother of it is", "it"), None, told)
     assert not elsewhere(asked("The mother of it is", "it"), None, told, hidden=["P25"]), "as if the lexicon did not know the word"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -121,7 +121,7 @@ def told_by_name(prompt: str, pronoun: str, hidden: Collection[str] = ()) -> str
     return found[0] if len(found) == 1 else None
 
 
-def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: Collection[str] = ()) -> int:
+def elsewhere(noun: Noun | None, relation: Relation | None, told: Sequence[str], hidden: Collection[str] = ()) -> int:
     """Whether a query asks by name for something else than a fact tells (1), and for that alone where the relations of both are known (2).
 
     A name that nobody knows proves nothing.
@@ -129,15 +129,19 @@ def elsewhere(noun: Noun | None, relation: Relation | None, told: str, hidden: C
     Args:
         noun: what is asked for, see `asked`.
         relation: the fact's, None if the lexicon does not know it.
-        told: the fact's prompt and relation as they were stored.
+        told: the fact's prompt, and its relation, as they were stored; what is asked in the prompt's own words ("the affiliation of", beside "is
+            affiliated with") is not elsewhere, whatever the relation is taken for.
         hidden: relations whose names are not known.
     """
     named = _named().get(noun.phrase) if noun is not None else None
     if noun is None or named is None or (named and named <= set(hidden)):
         return 0
+    words = set(content(noun.phrase))
+    if words and words == set(content(told[0])):
+        return 0
     if relation is not None and named:
         return 0 if any(ambiguous(each, relation.id) for each in named) else 2 if noun.alone or noun.curt else 1
-    return int(not set(content(noun.phrase)) & set(content(" ".join((told, *(relation.names if relation else ()))))))
+    return int(not words & set(content(" ".join((*told, *(relation.names if relation else ()))))))
 
 
 def another_value(bare: str, target: str) -> bool:

@@ -104,7 +104,7 @@ class Reading:
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         stands = span(name, asked)
         bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
-        other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, " ".join(forms), hidden)
+        other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, forms, hidden)
         mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
         if mistaken or (bare is not None and relation is not None and another_kind(bare, relation)):
             other = 2
