@@ -20,6 +20,16 @@ def asked_moment(query: str) -> str | None:
     return found[-1].isoformat(timespec="microseconds") if found else None
 
 
+def undated(query: str, told: str = "") -> str:
+    """The query without the dates that it asks about, but for those that a fact's own words `told` have."""
+
+    def without(match: re.Match[str]) -> str:
+        return match[0] if _moment(match) is None or match[0].split()[-1] in told else ""
+
+    bare = re.sub(r"\s+([?.!,;:])", r"\1", " ".join(DATED.sub(without, query).split())).lstrip(",;: ")
+    return bare[:1].upper() + bare[1:] if query[:1].isupper() else bare
+
+
 def _moment(match: re.Match[str]) -> datetime | None:
     if match["iso"]:
         year, month, *rest = map(int, match["iso"].split("-"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.asked_moment import asked_moment
+from hybrid.asked_moment import asked_moment, undated
 from hybrid.memory import HybridMemory
 from policies.conflict import Outcome, met
 from stores.errors import Conflict, FormatError
@@ -31,6 +31,21 @@ from tests.test_ledger import fact
 def test_dates_of_queries(query: str, moment: str | None) -> None:
     found = asked_moment(query)
     assert (found and found[:10]) == moment
+
+
+@pytest.mark.parametrize(
+    ("query", "bare"),
+    [
+        ("Who led it in 2012?", "Who led it?"),
+        ("In March 2019, the head of it was", "The head of it was"),
+        ("who led it on 5 May 2020, and why", "who led it, and why"),
+        ("Who led it on 2021-02-30?", "Who led it on 2021-02-30?"),
+        ("Who won the race in 1999?", "Who won the race in 1999?"),
+        ("Who wrote 1984?", "Who wrote 1984?"),
+    ],
+)
+def test_a_query_without_its_dates(query: str, bare: str) -> None:
+    assert undated(query, "The race in 1999 was won by Ana Lund") == bare
 
 
 def test_periods_that_do_not_overlap_stand_beside_each_other() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
+from hybrid.asked_moment import undated
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import opposite
 from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
@@ -74,6 +75,8 @@ class Reading:
             hidden: relations that are treated as unknown to the lexicon.
             guess: the fact's relation if the lexicon does not know the name that it was stored with.
         """
+        if fact.valid_from or fact.valid_to:
+            query = undated(query, fact.statement)  # whether it holds then is for its period to say
         relation = find(fact.relation) or (relations()[guess] if guess else None)
         relation = None if relation is None or relation.id in hidden else relation
         person = relation is not None and relation.subject_type == "person"
