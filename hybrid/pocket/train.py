@@ -285,7 +285,7 @@ def work(
                 ids = torch.from_numpy(tokens[rank::workers]).to(device).long()
                 wanted = torch.from_numpy(learnt[rank::workers]).to(device)
                 count, loss = max(1, int(learnt[:, 1:].sum())), torch.zeros((), device=device)
-                at_once = max(1, (AT_ONCE if device == "cpu" else len(ids) * ids.shape[1]) // ids.shape[1])
+                at_once = max(1, AT_ONCE // ids.shape[1] if device == "cpu" else len(ids))
                 for some, asked in zip(torch.split(ids, at_once), torch.split(wanted, at_once), strict=True):
                     with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                         part = loss_of(model, some, asked, count)
