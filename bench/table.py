@@ -100,8 +100,7 @@ def evaluations() -> str:
         "they are among the 400. KnowEdit files hold several "
         "edits of one subject that contradict each other, and queries for the edited fact itself among those that should not change. MQuAKE's unedited hops are given "
         "as facts. `natural` (`bench/natural.json`, in the format `cf-hard`) is the project's own: 140 facts of many relations, each with three queries about it, two about "
-        "other subjects and three about something else of its subject, written apart from what the classifier is trained on. Rows with a star are of the router before "
-        "its classifier was trained on sentences."
+        "other subjects and three about something else of its subject, written apart from what the classifier is trained on."
     )
     return "\n\n".join([head, *(evaluated(name, results) for name, results in sorted(files.items()))])
 
@@ -118,7 +117,7 @@ def evaluated(file: str, results: list[dict[str, Any]]) -> str:
     lines = [f"| {file} | records | {' | '.join(name.replace('_', ' ') for name in columns)} |", f"|---|{'---|' * (len(columns) + 1)}"]
     for result, scores in zip(sorted(results, key=place), found, strict=True):
         loads = result["settings"]["loads"]
-        about = result["method"].partition(",")[0] + (f", {int(loads):,} further facts" if loads else "") + ("\\*" if "earlier" in result else "")
+        about = result["method"].partition(",")[0] + (f", {int(loads):,} further facts" if loads else "")
         cells = [percent(scores[name]) if scores.get(name) is not None else "" for name in columns]
         lines.append(f"| {about} | {result['records']} | {' | '.join(cells)} |")
     return "\n".join(lines)

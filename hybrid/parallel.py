@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,17 +34,21 @@ def together(workers: int, out: Path, work: Callable[..., None], arguments: tupl
 
 def _join(rank: int, work: Callable[..., None], out: Path, workers: int, *arguments: object) -> None:
     """Join the group, then work."""
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    leave_with_parent()
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(asctime)s %(message)s")
     dist.init_process_group("gloo", init_method=(out / "rendezvous").absolute().as_uri(), rank=rank, world_size=workers)
     work(rank, *arguments)
 
 
-def _leave_with(parent: int) -> None:
-    """End this process when the one that started it has ended, however that came: nobody else would."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def leave_with_parent() -> None:
+    """Have this process end when the one that started it has ended, however that came: nobody else would end it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def share_gradients(model: nn.Module, loss: Tensor) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import LlamaForCausalLM
 
 from hybrid.lexicon import fill, plentiful
 from hybrid.model import LanguageModel, Prompt
+from hybrid.parallel import leave_with_parent
 from hybrid.pocket import train
 from hybrid.pocket.export import export, reopen
 from hybrid.pocket.facts import popular_errors, split_facts
@@ -142,7 +144,8 @@ def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path: Path
     lines = ["import sys, tests.test_training as here", "from pathlib import Path", "from hybrid.parallel import together"]
     script = "\n".join([*lines, "together(2, Path(sys.argv[1]), here.wait, (Path(sys.argv[1]),))"])
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    pids = [int(_soon(tmp_path / name).read_text()) for name in ("0", "1")]
+    pids = [int(pid) for name in ("0", "1") for pid in _soon(tmp_path / name).read_text().split()]
+    assert len(pids) == 4
     parent.kill()
     parent.wait()
     for _ in range(300):
@@ -153,10 +156,12 @@ def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path: Path
 
 
 def wait(rank: int, folder: Path) -> None:
-    """What a worker does there."""
-    (folder / "partial").with_suffix(f".{rank}").write_text(str(os.getpid()))
-    (folder / "partial").with_suffix(f".{rank}").replace(folder / str(rank))
-    time.sleep(120)
+    """What a worker does there, with a process of its own that makes batches."""
+    with ProcessPoolExecutor(1, initializer=leave_with_parent) as pool:
+        partial = folder / f"partial.{rank}"
+        partial.write_text(f"{os.getpid()} {pool.submit(os.getpid).result()}")
+        partial.replace(folder / str(rank))
+        time.sleep(120)
 
 
 def _soon(file: Path) -> Path:

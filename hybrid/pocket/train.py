@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hybrid.parallel import share_gradients, together
+from hybrid.parallel import leave_with_parent, share_gradients, together
 from hybrid.pocket.corpus import Corpus, Document, read_sentences
 from hybrid.pocket.facts import split_facts
 from hybrid.pocket.muon import Muon
@@ -129,6 +129,7 @@ class Feeder:
     @classmethod
     def start(cls, facts: Path, text: Path, tokenizer: str, settings: Settings) -> None:
         """Set up the worker process."""
+        leave_with_parent()
         torch.set_num_threads(1)
         cls.corpus = make_corpus(facts, text, settings, cls.kind)
         cls.tokenizer = Tokenizer.from_str(tokenizer)
