@@ -13,8 +13,9 @@ from hybrid.lexicon import plentiful, relations
 from hybrid.memory import HybridMemory
 from hybrid.pocket.facts import split_facts
 from hybrid.scope import authored, calibrate
-from hybrid.scope.authored import Author, Example, examples
+from hybrid.scope.authored import Author, Example, examples, ordinary
 from hybrid.scope.nouns import another_value
+from hybrid.scope.ordinary import FILE
 from hybrid.scope.pairs import PairMaker
 from hybrid.scope.train import CALIBRATE, SCORE
 
@@ -43,6 +44,10 @@ def test_examples_are_well_formed() -> None:
         queries = (each.statement, *each.ask, *each.other, *each.near)
         assert len(set(queries)) == len(queries), each
         assert all(query.strip() == query and "\n" not in query for query in queries), each
+
+
+def test_the_ordinary_words_that_ship_are_those_of_the_sentences() -> None:
+    assert FILE.read_text(encoding="utf-8").split() == ordinary()
 
 
 def test_no_example_is_worded_like_a_relation_that_is_kept_for_scoring() -> None:

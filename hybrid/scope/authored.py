@@ -10,18 +10,27 @@ from __future__ import annotations
 import json
 import random
 import re
+import textwrap
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import click
+
+from hybrid.scope.ordinary import FILE
 from hybrid.scope.pairs import Pair, PairMaker
 
 FOLDER = Path(__file__).parent / "authored"
 APART = 8
 """Of so many facts, one is not trained on; what evidence adds up to is fitted to these."""
+
+OFTEN = 3
+"""Of so many authored facts' sentences at least a word is taken; in fewer it may be a name without its capital."""
+WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
@@ -103,3 +112,24 @@ def _renamed(name: str, other: str, statement: str, query: str) -> tuple[str, st
         return statement, query
     one, two = (pattern.sub(lambda _: other, text) for text in (statement, query))
     return one, two
+
+
+def ordinary() -> list[str]:
+    """Words that the sentences have in small letters, in order; sentences without any capital tell nothing of them."""
+    facts: Counter[str] = Counter()
+    for each in examples():
+        said = (text for text in (each.statement, *each.ask, *each.other, *each.near) if not text.islower())
+        facts.update({word for text in said for word in WORD.findall(text) if word.islower()})
+    return sorted(word for word, count in facts.items() if count >= OFTEN)
+
+
+@click.command()
+def main() -> None:
+    """Write the ordinary words of the sentences."""
+    found = ordinary()
+    FILE.write_text(textwrap.fill(" ".join(found), 160) + "\n", encoding="utf-8")
+    click.echo(f"{FILE}: {len(found)} words")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
+from hybrid.scope.ordinary import opening
 from hybrid.scope.shortened import shortened
 from hybrid.scope.words import SMALL, plain, same, words
 
@@ -51,14 +52,16 @@ def fold(text: str) -> str:
 
 
 def span(name: str, text: str) -> tuple[int, int] | None:
-    """Where a name stands in a text as whole words, whatever the case and accents."""
-    found = re.search(rf"(?<!\w){re.escape(fold(name))}(?!\w)", fold(text))
-    return found.span() if found else None
+    """Where a name stands in a text as whole words, whatever the case and accents, but rather as it is spelt; "TA" does not in "Ta'izz", nor "Neill" in "O'Neill"."""
+    found = [each.span() for each in re.finditer(rf"(?<!\w)(?<!\w['’]){re.escape(fold(name))}(?!\w|['’](?!(?:s|d|ll|re|ve|m)\b)\w)", fold(text))]
+    return next((where for where in found if text[slice(*where)] == name), found[0] if found else None)
 
 
 def shared(name: str, text: str) -> float:
     """Share of a name's words that the text has; none if the text has another number than the name ("Fire Station 12", "Fire Station 13")."""
     own, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
+    if len(own) == 1:
+        return float(span(name, text) is not None)
     numbers = {word for word in own if word.isdecimal()}
     if numbers - there and any(word.isdecimal() for word in there):
         return 0.0
@@ -108,7 +111,7 @@ def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
         person: further given names before two words of a name are the same person's, too.
     """
     start = text[: where[0]]
-    before = BEFORE.search(start) or QUALIFIED.search(start)
+    before = BEFORE.search(start) or QUALIFIED.search(start) or opening(start)
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
     several = " " in text[slice(*where)].strip()
     titles = TITLES | RANKS if several else TITLES
@@ -123,19 +126,19 @@ def _given(word: str, person: bool) -> bool:
 def titled(where: tuple[int, int], text: str, person: bool = False) -> tuple[int, int]:
     """The name at `where` with the titles, and a person's further given names, that stand before it."""
     start, several = where[0], " " in text[slice(*where)]
-    while before := BEFORE.search(text[:start]):
+    while before := BEFORE.search(text[:start]) or opening(text[:start]):
         if not _given(before.group(1), person and several) and before.group(1).lower() not in TITLES | RANKS:
             break
-        start = before.start()
+        start = before.start(1)
     return start, where[1]
 
 
 def without(name: str, text: str, where: tuple[int, int] | None, pronoun: str) -> str | None:
-    """The text with a pronoun for the name that stands at `where`, or else for what the text has of its words; None if that is nothing."""
+    """The text with a pronoun for the name that stands at `where`, or else for what the text has of a name's several words; None if that is nothing."""
     if where is None:
-        words = set(WORD.findall(fold(name))) - SMALL
-        hits = [found.span() for found in WORD.finditer(fold(text)) if found.group() in words]
-        if not hits:
+        parts = WORD.findall(fold(name))
+        hits = [found.span() for found in WORD.finditer(fold(text)) if found.group() in parts and found.group() not in SMALL]
+        if len(parts) == 1 or not hits:
             return None
         where = hits[0][0], hits[-1][1]
     return text[: where[0]] + pronoun + text[where[1] :]

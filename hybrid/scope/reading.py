@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
 
 from hybrid.asked_moment import undated
 from hybrid.lexicon import fill, find, relations
@@ -16,6 +15,7 @@ from hybrid.lexicon.ambiguous import opposite
 from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
 from hybrid.scope.nouns import another_kind, another_value, elsewhere, excluded
 from hybrid.scope.nouns import asked as asked_for
+from hybrid.scope.ordinary import worded, written
 from hybrid.scope.phrasings import PRONOUN, Wording
 from hybrid.scope.shortened import partly
 from policies.scope import Evidence
@@ -29,6 +29,8 @@ EXACT, APART = 0.97, 0.1
 """From which cosine with another relation's wording, and how much more than with the fact's own, a query is worded as that relation is."""
 
 
+SHORT = 3
+"""Letters of an acronym that nobody writes as a word ("Nato", but not "Un")."""
 SURE = 2.5
 """From which logit the classifier is sure enough that a fact of an unknown relation tells what is asked."""
 
@@ -94,7 +96,7 @@ class Reading:
             if where is not None:
                 last, spelt = last[: where[0]] + name + last[where[1] :], True
                 where = where[0], where[0] + len(name)
-        share = shared(name, last)
+        share = 0.0 if another_word else shared(name, last)
         before = where is None and not another_word and span(name, query) is not None
         asked = last if where is not None or share > 0.5 else query
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
@@ -106,7 +108,7 @@ class Reading:
         wordings = tuple(dict.fromkeys(statements))[: 1 + WORDINGS]
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         stands = span(name, asked)
-        bare = without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
+        bare = None if another_word else without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, forms, hidden)
         mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
         if mistaken or (bare is not None and relation is not None and another_kind(bare, relation)):
@@ -114,7 +116,7 @@ class Reading:
         within = where is not None and longer(where, last, person)
         return cls(
             asked,
-            where is not None and not spelt and not (name.islower() and name in _words()),  # "stone" may be meant, or not
+            where is not None and not spelt and not (name.islower() and name in worded()),  # "stone" may be meant, or not
             spelt,
             within,
             before,
@@ -163,14 +165,13 @@ class Reading:
         )
 
 
-@lru_cache(maxsize=1)
-def _words() -> frozenset[str]:
-    """Ordinary words: those that the lexicon's phrasings are made of."""
-    templates = (t for each in relations().values() for t in (*each.statements, *each.questions, *each.oblique))
-    return frozenset(word for template in templates for word in re.findall(r"\w+", template) if word.islower())
-
-
 def _ordinary(name: str, found: str, query: str) -> bool:
-    """Whether what was found is an ordinary word and not the name: a name with a capital found without one by somebody who uses them, or HOW found as "How"."""
+    """Whether what was found is an ordinary word and not the name, in the words of somebody who uses capitals.
+
+    A name with a capital that is found without one, HOW found as "How", Püt as "put", BA as "Ba".
+    """
     smaller = (name[:1].isupper() and found.islower()) or (len(name) > 1 and name.isupper() and not found.isupper())
-    return smaller and not query.islower() and fold(found) in _words()
+    if not smaller or query.islower():
+        return False
+    otherwise = fold(found) != name.lower()  # its accents are lost, too
+    return fold(found) in (written() if otherwise else worded()) or (len(name) <= SHORT and name.isupper() and found.istitle())

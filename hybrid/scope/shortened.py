@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hybrid.scope.ordinary import opening
 from hybrid.scope.words import SMALL, same, words
 
 INITIALS = re.compile(r"[A-Z]{1,3}")
@@ -62,6 +63,6 @@ def _cited(own: Sequence[str], initials: str, family: str) -> bool:
 
 
 def _beside(text: str, start: int, end: int) -> bool:
-    """Whether another capitalised word or a number stands right beside; the first word of a sentence has a capital anyway."""
-    before = re.search(r"(?<=[^\s.:!?] )[A-Z]\S* $", text[:start])
+    """Whether another capitalised word or a number stands right beside; an ordinary word that a sentence begins with has a capital anyway."""
+    before = re.search(r"(?<=[^\s.:!?] )[A-Z]\S* $", text[:start]) or opening(text[:start])
     return before is not None or re.match(r"[ -](?:[A-Z]|\d)", text[end:]) is not None
