@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hybrid import mirror
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
+from hybrid.scope.adjectives import spelt_out
 from hybrid.scope.evidence import Witness
 from hybrid.scope.reading import last_sentence
 from hybrid.scope.stages import Worth
@@ -103,7 +104,7 @@ class Router:
         weights = self.weights() or self.witness.scorer.about["evidence"]
         worth = self._worth(weights) if quick else None
         views = [query] if last == query.strip() else [query, last]
-        facts = self.ledger.by_number({number for view in views for number in self.ledger.search_names(view, self.policy.candidates)})
+        facts = self.ledger.by_number({number for view in views for number in self.ledger.search_names(spelt_out(view), self.policy.candidates)})
         backwards = mirror.candidates(self.ledger, last, self.policy.candidates) if mirrors else []
         facts |= {-number: fact for number, fact in enumerate(backwards, start=1)}
         readings = dict(zip(facts, self.witness.readings(query, list(facts.values())), strict=True))

@@ -10,6 +10,7 @@ import pytest
 
 from hybrid.embedder import Embedder
 from hybrid.lexicon import fill, find, relations
+from hybrid.scope.adjectives import called_after, spelt_out
 from hybrid.scope.evidence import Witness
 from hybrid.scope.names import longer, shared, span, variant, without
 from hybrid.scope.nouns import another_kind, asked, elsewhere, excluded
@@ -160,6 +161,21 @@ def test_a_person_is_known_by_the_family_name(written: str, found: bool) -> None
     assert not Reading.of(f"Where does {written} flow?", replace(person, relation="river mouth", prompt="{} flows into the")).variant
 
     assert not Reading.of("Norra Thorsdottir was born in", person).variant and Reading.of("Composer Thorsdottir was born in", person).variant
+
+
+def test_a_country_is_called_by_its_adjective() -> None:
+    peru = stored("Peru", "capital", "The capital of {} is")
+    reading = Reading.of("Tell me the Peruvian capital city", peru)
+    assert reading.variant and (reading.asked, reading.bare) == ("Tell me the Peru capital city", "Tell me the it capital city")
+    assert called_after("the Netherlands", "The Dutch king is") == (4, 9) and called_after("South Korea", "south korean currency") == (0, 12)
+    for query in (
+        "The Peruvian painter Lena Böhm was born in",
+        "Is the Peruvian word for it long?",
+        "She is Peruvian and",
+        "the peruvian capital has many parks",
+    ):
+        assert called_after("Peru", query) is None and spelt_out(query) == query, query
+    assert called_after("Korea", "The South Korean flag is") is None and spelt_out("The Swiss flag is") == "The Swiss flag is switzerland"
 
 
 def test_an_ordinary_word_is_no_name() -> None:

@@ -22,7 +22,7 @@ from hybrid.statistics import SHIPPED, collect
 @click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Plain prose.")
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=POCKET_FOLDER, help="Folder of the model.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=SHIPPED, help="Where the statistics go.")
-@click.option("--layers", default="0,1,2", show_default=True, help="Blocks to measure.")
+@click.option("--layers", default="0,1,2,5", show_default=True, help="Blocks to measure.")
 @click.option("--brief", default="3", show_default=True, help="Blocks whose moments are stored as 256 components, in a sixth of the bytes.")
 @click.option("--prose", default=0.3, show_default=True, help="Share of the documents that are prose.")
 @click.option("--documents", default=20_000, show_default=True, help="How many to read.")

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
+from hybrid.scope.adjectives import called_after
 from hybrid.scope.ordinary import opening
 from hybrid.scope.shortened import shortened
 from hybrid.scope.words import SMALL, plain, same, words
@@ -71,7 +72,7 @@ def shared(name: str, text: str) -> float:
 def variant(name: str, text: str) -> tuple[int, int] | None:
     """Where another spelling of a name stands in a text: accents or punctuation written otherwise, words of the name abbreviated, left
     out or added within, words in another order or run together, what stands behind a comma left out, a given name's short form, one letter of a
-    long word mistaken, or one of `hybrid.scope.shortened`.
+    long word mistaken, or one of `hybrid.scope.shortened` and `hybrid.scope.adjectives`.
 
     The first and the last word of a name must be there, in whichever order; a short name of one word has no other spellings but accents.
     """
@@ -93,7 +94,7 @@ def variant(name: str, text: str) -> tuple[int, int] | None:
             same_words = length == len(own) >= 3 and bag == sorted(map(plain, other))
             if same_words or _alike(own, other) or (len(run) >= 6 and run == "".join(map(plain, other))):
                 return window[0][1][0], window[-1][1][1]
-    return shortened(name, text)
+    return shortened(name, text) or called_after(name, text)
 
 
 def _head(name: str) -> str | None:
