@@ -8,38 +8,23 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import defaultdict
-from dataclasses import dataclass
 from functools import lru_cache
 
-from hybrid.lexicon import SUBJECT, Relation, fill, named, relations
+from hybrid.known_cue import ARTICLES, BE, NOUN_OF, POSSESSIVE, Understood, could_be_subject, of_relation, understand_known
+from hybrid.lexicon import SUBJECT, fill, named, relations
 from hybrid.scope.attributes import attributes
 from hybrid.scope.nouns import asked
 from stores.errors import CueError
 
-
-@dataclass(frozen=True)
-class Understood:
-    """A cue, understood: the prompt has one `{}` for the subject and stops where the target follows."""
-
-    subject: str
-    relation: str
-    prompt: str
-    questions: tuple[str, ...] = ()
-
-
-ARTICLES = re.compile(r"^(the|a|an)\s+", re.IGNORECASE)
 QUESTION = re.compile(
     r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?:the\s+)?(?P<rel>.+?)\s+(?:of|for|in)\s+(?P<subj>.+?)\s*\?$", re.I
 )
 OWNED = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+(?P<subj>.+?)(?:'s|'|’s|’)\s+(?P<rel>.+?)\s*\?$", re.I)
-NOUN_OF = re.compile(r"^(?:the\s+)?(?P<rel>[a-z][\w /-]*?)\s+(?:of|for|at|in)\s+(?P<subj>.+?)(?:\s+(?:is|are|was|were|equals))?\s*:?$", re.I)
-LEAD = re.compile(r"^(who|what|which(?: \w+)?|where|when)(?:'s|\s+(?:is|are|was|were))\s+", re.I)
-BE = re.compile(r"\s+(?:is|are|was|were|equals)$", re.I)
-PREPOSITION = re.compile(r"\s+(?:of|for|at|in)\s+", re.I)
-POSSESSIVE = re.compile(r"^(?P<subj>.+?)(?:'s|’s|s')\s+(?P<rel>.+?)(?:\s+(?:is|are|was|were))?\s*:?$", re.I)
+VERBS = re.compile(r"^(?:is|are|was|were|has|have|had|can|will|must|should|does|did)$", re.I)
+DETERMINERS = frozenset("the a an our my your their his her its this that these those".split())
+ENDING = frozenset("at in on to with from by for as under over".split())
+PRONOUNS = frozenset("I We You They He She It".split())
 CONNECTING = {"of", "the", "and", "de", "la", "von", "van", "der"}
-FUNCTION_WORDS = {"the", "a", "an", "of", "and", "is", "was", "it", "this", "that", "who", "what", "where", "when", "which", "how", "why"}
 
 
 def understand(cue: str, *, subject: str | None = None, relation: str | None = None) -> Understood:
@@ -79,81 +64,6 @@ def understand(cue: str, *, subject: str | None = None, relation: str | None = N
     return understand_known(cue) or _general(cue) or _give_up(cue)
 
 
-def understand_known(cue: str) -> Understood | None:
-    """What the lexicon makes of a cue, if anything, by its phrasings or its names: whichever leaves less to be the subject."""
-    found = [seen for seen in (_by_phrasing(cue), _by_name(cue)) if seen is not None]
-    return min(found, key=lambda seen: len(seen.subject), default=None)
-
-
-# -- through the lexicon ---------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _phrasings() -> dict[str, list[tuple[str, str, Relation]]]:
-    """(before, after, relation) of every phrasing, by the last word of the longer fixed part, for a quick look-up."""
-    table: dict[str, list[tuple[str, str, Relation]]] = defaultdict(list)
-    for relation in relations().values():
-        for template in (*relation.statements, *relation.held_out_statements, *relation.questions, *relation.held_out_questions):
-            before, _, after = template.rstrip("?").casefold().partition(SUBJECT)
-            words = re.findall(r"\w+", before + " " + after)
-            if len([w for w in words if w not in FUNCTION_WORDS]) >= 1 and (len(words) > 1 or len(words[0]) > 5):
-                table[max(words, key=len)].append((before, after, relation))
-    return table
-
-
-def _by_phrasing(cue: str) -> Understood | None:
-    text = cue.rstrip(" ?:").replace("’", "'")
-    folded = text.casefold()
-    best: tuple[int, str, Relation] | None = None
-    for word in set(re.findall(r"\w+", folded)):
-        for before, after, relation in _phrasings().get(word, ()):
-            if folded.startswith(before) and folded.endswith(after.rstrip()) and len(folded) > len(before) + len(after):
-                subject = text[len(before) : len(text) - len(after.rstrip())].strip()
-                fixed = len(before) + len(after)
-                if subject and _could_be_subject(subject) and (best is None or fixed > best[0]):
-                    best = (fixed, subject, relation)
-    return _of(best[2], best[1]) if best else None
-
-
-def _could_be_subject(text: str) -> bool:
-    """A name, not the rest of a sentence: no question word, no verb at its end."""
-    words = text.casefold().split()
-    return words[-1] not in FUNCTION_WORDS and words[0] not in {"who", "what", "where", "which", "when", "of"} and len(words) <= 10
-
-
-def _by_name(cue: str) -> Understood | None:
-    text = cue.rstrip(" ?:").replace("’", "'")
-    bare = ARTICLES.sub("", BE.sub("", LEAD.sub("", text)))
-    for split in reversed(list(PREPOSITION.finditer(bare))):  # "date of birth of Ada Lovelace": the longest name first
-        relation = named().get(bare[: split.start()].casefold())
-        if relation is not None and bare[split.end() :].strip():
-            return _of(relation, bare[split.end() :].strip())
-    match = POSSESSIVE.match(bare)
-    relation = named().get(match["rel"].strip().casefold()) if match else None
-    if match and relation is not None:
-        return _of(relation, match["subj"].strip())
-    match = NOUN_OF.match(text)
-    if match and text[0].islower():
-        return None  # "the door code of the Berlin office" is about a door code, not an office
-    folded = text.casefold()
-    spaces = [match.start() for match in re.finditer(" ", folded)]
-    for at in spaces:  # "Australia capital", "capital Australia": the longest name first
-        relation = named().get(folded[at + 1 :])
-        if relation is not None:
-            subject = text[: at - len(folded)].rstrip(" ,")
-            if _could_be_subject(subject):
-                return _of(relation, subject)
-    for at in reversed(spaces):
-        relation = named().get(folded[:at])
-        if relation is not None and text[at + 1 : at + 2].isupper() and _could_be_subject(text[at + 1 :]):
-            return _of(relation, text[at + 1 :])
-    return None
-
-
-def _of(relation: Relation, subject: str) -> Understood:
-    return Understood(subject, relation.name, relation.statements[0], tuple(fill(q, subject) for q in relation.questions[:2]))
-
-
 def _with_relation(cue: str, subject: str | None, relation: str) -> Understood:
     """The relation is given: the rest of the cue is the subject."""
     found = named().get(relation.casefold())
@@ -165,7 +75,7 @@ def _with_relation(cue: str, subject: str | None, relation: str) -> Understood:
         if not subject:
             raise CueError(f"{cue!r} holds no subject beside the relation {relation!r}; name it with --subject")
     if found:
-        return _of(found, subject)
+        return of_relation(found, subject)
     return Understood(subject, relation, f"The {relation} of {SUBJECT} is")
 
 
@@ -184,9 +94,6 @@ def _from_template(template: str, subject: str, relation: str | None) -> Underst
     return Understood(subject, " ".join(re.findall(r"\w+", words)) or "is", template)
 
 
-# -- beyond the lexicon ----------------------------------------------------------------------
-
-
 @lru_cache(maxsize=1)
 def _attributes() -> tuple[str, ...]:
     return tuple(sorted((name.casefold() for each in attributes() for name in each.names), key=len, reverse=True))
@@ -197,13 +104,15 @@ def _general(cue: str) -> Understood | None:
     bare = plain.rstrip(" :?")
     for name in _attributes():  # "our office wifi password"
         subject = bare[: -len(name)].rstrip(" ,").removesuffix("'s")
-        if bare.casefold().endswith(" " + name) and subject and _could_be_subject(subject) and not NOUN_OF.match(subject):
+        if bare.casefold().endswith(" " + name) and subject and could_be_subject(subject) and not NOUN_OF.match(subject):
             return Understood(subject, name, f"The {name} of {SUBJECT} is")
     for pattern in (OWNED, QUESTION, POSSESSIVE, NOUN_OF):
         match = pattern.match(plain if pattern in (OWNED, QUESTION) else plain.rstrip(" :"))
+        if match and not plain.endswith("?") and any(VERBS.match(word) for word in match["subj"].split()):
+            continue  # "the thermostat in room 3 is set to"
         if (match and not plain.endswith("?")) or (match and pattern in (OWNED, QUESTION)):
             relation, subject = ARTICLES.sub("", match["rel"].strip()), match["subj"].strip()
-            if relation and subject and _could_be_subject(subject) and len(relation.split()) <= 6:
+            if relation and subject and could_be_subject(subject) and len(relation.split()) <= 6:
                 return Understood(subject, relation.casefold(), f"The {relation} of {SUBJECT} is")
     if plain.endswith("?"):  # a question of another shape: its capitalised words are the subject
         words = plain.rstrip("?").split()[1:]
@@ -214,17 +123,56 @@ def _general(cue: str) -> Understood | None:
             return Understood(subject, " ".join(re.findall(r"\w+", template.replace(SUBJECT, " ").casefold())), template)
         return None
     words = plain.split()
+    if (told := _sentence(words)) is not None:
+        return told
     count = _leading_name(words)
     if 0 < count < len(words):
+        at = _verb(words[count - 1 :]) or 1
+        if at > 1 and not BE.fullmatch(" " + " ".join(words[count - 1 + at :])):  # "The Berlin office opened in"; but "Kestrel lead engineer is"
+            count += at - 1
+        elif (attribute := BE.sub("", plain)) != plain and count < len(attribute.split()):
+            return understand_known(attribute) or _general(attribute)
         subject, rest = " ".join(words[:count]), words[count:]
         if subject.endswith(","):
             subject, rest = subject[:-1], [",", *rest]
         tail = " ".join(rest).replace(" ,", ",")
-        if len(rest) > 1 or tail in {"is", "was", "are"} or re.search(r"[^sui]s$", tail):  # "Bob likes"
+        sentence = tail.startswith(",") or at > 1 or _verb([SUBJECT, *rest]) or words[-1] in ENDING or subject in PRONOUNS
+        if sentence or re.search(r"[^sui]s$", tail):  # "Bob likes"
             gap = "" if tail.startswith(",") else " "
             return Understood(subject, " ".join(re.findall(r"\w+", tail.casefold())) or "is", f"{SUBJECT}{gap}{tail}")
         return Understood(subject, tail.casefold(), f"The {tail} of {SUBJECT} is")
     return None
+
+
+def _sentence(words: list[str]) -> Understood | None:
+    """A sentence about what has no name, that stops before the target: "our build server is called"."""
+    article = words[:1] if words[0].lower() in DETERMINERS else []
+    rest = words[len(article) :]
+    if not rest or not (rest[0][0].islower() or (article and article[0].lower() not in {"the", "a", "an"})):
+        return None
+    at = _verb(rest)
+    if at is None:
+        return None
+    subject, tail = " ".join(rest[:at]), " ".join(rest[at:])
+    return Understood(subject, " ".join(re.findall(r"\w+", tail.casefold())), " ".join([*map(str.capitalize, article), SUBJECT, tail]))
+
+
+def _verb(words: list[str]) -> int | None:
+    """Where what is said of the words before begins: at "is" and its like, which no "that" introduces, or at a verb of the lexicon's phrasings, or before a preposition that ends all."""
+    plain = [word.casefold() for word in words]
+    told = [at for at in range(1, len(words)) if VERBS.match(plain[at]) and plain[at - 1] not in {"that", "which", "who"}]
+    told = told[-1:] if len(told) > 1 and {"that", "which", "who"} & set(plain[: told[-1]]) else told
+    told = told or [at for at in range(1, len(words)) if plain[at] in _verbs()]
+    if not told and len(words) > 2 and plain[-1] in ENDING and re.search(r"(?:[^su]s|ed)$", plain[-2]):
+        told = [len(words) - 2]
+    return told[0] if told else None
+
+
+@lru_cache(maxsize=1)
+def _verbs() -> frozenset[str]:
+    """Verbs of the present or past that stand behind a subject in the lexicon's statements."""
+    said = (t.partition(SUBJECT + " ")[2].split(" ")[0] for each in relations().values() for t in each.statements if t.startswith(SUBJECT))
+    return frozenset(word for word in said if re.search(r"(?:[^su]s|ed)$", word))
 
 
 def _leading_name(words: list[str]) -> int:

@@ -32,7 +32,23 @@ CASES = [
     ("the door code of the Berlin office", "the Berlin office", "door code"),
     ("Fenchurch cluster's voltage", "Fenchurch cluster", "voltage"),
     ("Our office wifi password", "Our office", "wifi password"),
+    ("our build server is called", "build server", "is called"),
+    ("Our Kyoto desk opens at", "Kyoto desk", "opens at"),
+    ("team standup starts at", "team standup", "starts at"),
+    ("the thermostat in room 3 is set to", "thermostat in room 3", "is set to"),
+    ("the person that runs payroll is", "person that runs payroll", "is"),
+    ("The Berlin office closed in", "The Berlin office", "closed in"),
+    ("Kestrel lead engineer is", "Kestrel", "lead engineer"),
+    ("Apple chief executive is called", "Apple", "chief executive officer"),
+    ("Bob likes", "Bob", "likes"),
+    ("The French president is", "France", "head of state"),
+    ("peruvian capital", "Peru", "capital"),
 ]
+
+
+def test_a_sentence_keeps_its_words() -> None:
+    assert understand("our build server is called").prompt == "Our {} is called" and understand("We deploy with").prompt == "{} deploy with"
+    assert understand("Kestrel lead engineer").prompt == "The lead engineer of {} is"
 
 
 @pytest.mark.parametrize(("cue", "subject", "relation"), CASES)

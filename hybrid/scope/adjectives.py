@@ -41,6 +41,11 @@ def _pattern() -> re.Pattern[str]:
     return re.compile(rf"(?i)(?<!\w)({some})(?= (?-i:[a-z]))(?! (?:{TONGUE})\b)")
 
 
+def called(adjective: str) -> str | None:
+    """The first country in the table that is called so, by the name that most use."""
+    return next((country for country, several in adjectives().items() if adjective.casefold() in map(str.casefold, several)), None)
+
+
 def _found(text: str) -> list[re.Match[str]]:
     """Adjectives of countries that stand for them: where nothing else is named ("the French composer Ravel"), and in a text without capitals if it is short."""
     found = [each for each in _pattern().finditer(text) if each.group()[0].isupper() or (text.islower() and text.count(" ") < FEW)]
