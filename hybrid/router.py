@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hybrid import mirror
 from hybrid.answer import Decision
 from hybrid.embedder import Embedder
-from hybrid.scope.adjectives import spelt_out
 from hybrid.scope.evidence import Witness
+from hybrid.scope.names import spelt_out
 from hybrid.scope.reading import last_sentence
 from hybrid.scope.stages import Worth
 from policies.routing import READERS

@@ -10,9 +10,9 @@ import pytest
 
 from hybrid.embedder import Embedder
 from hybrid.lexicon import fill, find, relations
-from hybrid.scope.adjectives import called_after, spelt_out
+from hybrid.scope.adjectives import called_after
 from hybrid.scope.evidence import Witness
-from hybrid.scope.names import longer, shared, span, variant, without
+from hybrid.scope.names import longer, shared, span, spelt_out, untitled, variant, without
 from hybrid.scope.nouns import another_kind, asked, elsewhere, excluded
 from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
@@ -73,6 +73,10 @@ def test_names_are_found_whatever_case_and_accents() -> None:
         ("Norra Vik Shipping Ltd.", "Norra Vik Shipping"),
         ("Mount Brannoc", "Mt Brannoc"),
         ("Yuri Thorsdottir", "Yury Thorsdottir"),
+        ("Rana F. Thorsdottir", "Thorsdottir R"),
+        ("Lester Ravn", "Les Ravn"),
+        ("Norra 88: Rules for Rowers", "Norra88"),
+        ("NVR-88: Rules for Rowers", "NVR-88"),
     ],
 )
 def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
@@ -99,6 +103,8 @@ def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
         ("Bank of Ghent", "Bank of West Ghent"),
         ("Norra Vik Rowing Union", "NVU"),
         ("Rana F. Thorsdottir", "BF Thorsdottir"),
+        ("Rana F. Thorsdottir", "Thorsdottir B"),
+        ("Vik: A Story of the Sea", "Vik"),
         ("Duke University", "the university"),
         ("General Rowers", "the rowers"),
     ],
@@ -123,6 +129,18 @@ def test_a_name_within_a_longer_one_is_noticed() -> None:
     assert within("Vik", "Norra Vik was founded by") and within("Vik", "It rained. Norra Vik has a") and not within("Vik", "Sunset in Vik. Does Vik shine?")
     assert not any(within("Ravn", f"{word} Ravn was born in") for word in ("Singer", "Yesterday", "Poor", "Although", "Dr."))
     assert not within("Vik", "In Vik, who rules?") and not within("Vik", "Is Vik big?") and not within("Vik", "Who taught President Vik?")
+
+
+def test_titles_are_not_read() -> None:
+    assert Reading.of("Who taught the Very Rev. Lena Böhm?", LENA).asked == "Who taught Lena Böhm?"
+    for text, left in (
+        ("Was G/Capt. Ada Lind born here?", "Was Ada Lind born here?"),
+        ("Hon. Dame Ada Lind is", "Ada Lind is"),
+        ("Is the very Ada Lind here?", None),
+    ):
+        where = span("Ada Lind", text)
+        assert where is not None and untitled(where, text) == (left or text)
+    assert untitled((10, 13), "Is Captain Lind here?") == "Is Captain Lind here?", "a family name alone may need it"
 
 
 def test_a_part_of_a_word_is_no_name() -> None:
@@ -176,6 +194,7 @@ def test_a_country_is_called_by_its_adjective() -> None:
     ):
         assert called_after("Peru", query) is None and spelt_out(query) == query, query
     assert called_after("Korea", "The South Korean flag is") is None and spelt_out("The Swiss flag is") == "The Swiss flag is switzerland"
+    assert spelt_out("What follows U+B9E6?") == "What follows U+B9E6? 맦"
 
 
 def test_an_ordinary_word_is_no_name() -> None:

@@ -61,6 +61,6 @@ def called_after(country: str, text: str) -> tuple[int, int] | None:
     return next((each.span() for each in _found(text) if name in _countries()[each.group().lower()]), None)
 
 
-def spelt_out(text: str) -> str:
-    """A text with the countries behind it that it calls something after."""
-    return " ".join([text, *(country for each in _found(text) for country in _countries()[each.group().lower()])])
+def countries(text: str) -> list[str]:
+    """The countries, in small letters, that a text calls something after."""
+    return [country for each in _found(text) for country in _countries()[each.group().lower()]]

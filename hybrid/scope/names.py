@@ -9,18 +9,21 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
-from hybrid.scope.adjectives import called_after
+from hybrid.scope.adjectives import called_after, countries
 from hybrid.scope.ordinary import opening
-from hybrid.scope.shortened import shortened
+from hybrid.scope.shortened import characters, shortened
 from hybrid.scope.words import SMALL, plain, same, words
 
 WORD = re.compile(r"\w+")
 TITLES = frozenset("dr mr mrs ms miss prof professor sir dame lord lady madam madame captain king queen saint st pope president the".split())
 RANKS = frozenset(
-    "count countess baron baroness duke duchess prince princess emperor empress bishop archbishop cardinal priest father brother sister rev reverend hon honourable "
+    "hon rev capt col gen maj lt sgt adm cmdr gov sen rep count countess baron baroness duke duchess prince princess emperor empress bishop archbishop cardinal priest father brother sister reverend honourable "
     "general colonel major capt lieutenant sergeant admiral commander judge justice senator governor minister ambassador".split()
 )
 """Titles that are parts of other names, too ("Duke University"): left out only where two words of the name remain."""
+DEGREES = frozenset("very right most".split())
+"""Before a rank ("Very Rev."), they are part of it."""
+TITLE = re.compile(r"(?:^|(?<=\s))(?:[A-Z]/)?([A-Z]\w*)\.? $")
 COMPANIES = frozenset("incorporated limited corporation company plc ag gmbh llc llp sa ab nv bv oy spa kg se".split())
 """What stands behind a company's name."""
 QUALIFIERS = frozenset("new old north south east west northern southern eastern western upper lower great greater little big saint junior senior jr sr".split())
@@ -35,10 +38,10 @@ INSERTED = 3
 """Words that another spelling may have beside the name's own."""
 SHORT = (
     "al alan albert alexander alfred", "alex alexander alexandra", "andy andrew", "abe abraham", "ben benjamin", "bert albert robert herbert", "beth betty liz lizzie elizabeth",
-    "bill billy will willy willie william", "bob bobby rob robbie robert", "cathy kathy kate catherine katherine kathleen", "charlie chuck charles", "chris christopher christine christina christian",
+    "bill billy will willy willie william", "bob bobby rob robbie robert", "cliff clifford", "ernie ernest", "gus augustus gustav", "hal harold", "wes wesley", "cathy kathy kate catherine katherine kathleen", "charlie chuck charles", "chris christopher christine christina christian",
     "dan danny daniel", "dave davy david", "deb debbie deborah", "dick rick ricky richard", "don donny donald", "doug douglas", "ed eddie ted teddy edward", "ed eddie edwin edgar edmund",
     "frank frankie francis franklin", "fred freddy freddie frederick alfred", "gene eugene", "geoff geoffrey", "jeff jeffrey", "ginny virginia", "greg gregory", "hank harry henry", "herb herbert", "jack johnny john",
-    "jan janet janice", "jen jenny jennifer", "jerry gerald jerome", "jess jessie jessica", "jim jimmy jamie james", "joe joey joseph", "jo joanna josephine", "ken kenny kenneth", "larry lawrence laurence", "len lenny leonard",
+    "jan janet janice", "jen jenny jennifer", "jerry gerald jerome", "jess jessie jessica", "jim jimmy jamie james", "joe joey joseph", "jo joanna josephine", "ken kenny kenneth", "larry lawrence laurence", "les leslie lester", "len lenny leonard",
     "leo leonard leopold", "lou louis louise", "maggie meg peggy margaret", "mandy amanda", "matt matthew matthias", "max maximilian maxwell", "meg megan", "mick mickey mike mikey michael", "mitch mitchell", "molly mary", "nancy ann anne",
     "nat nathan nathaniel", "nate nathan nathaniel", "nick nicky nicholas nicolas", "pam pamela", "pat patty patrick patricia", "pete peter", "phil philip phillip", "ray raymond", "ron ronnie ronald", "russ russell", "sally sarah",
     "sam sammy samuel samantha", "sandy alexander alexandra sandra", "steve stevie stephen steven", "stan stanley", "sue susie susan suzanne", "ted theodore", "terry terence teresa", "tim timmy timothy", "toby tobias", "tom tommy thomas",
@@ -98,9 +101,12 @@ def variant(name: str, text: str) -> tuple[int, int] | None:
 
 
 def _head(name: str) -> str | None:
-    """A name of several words without what stands behind a comma: a title, a suffix, a place."""
+    """A name of several words without what stands behind a comma: a title, a suffix, a place; or a title without what stands behind a colon."""
     head, comma, rest = name.partition(", ")
-    return head if comma and head.count(" ") and rest and not head[0].isdigit() else None
+    if comma and head.count(" ") and rest and not head[0].isdigit():
+        return head
+    head, colon, rest = name.partition(": ")
+    return head if colon and rest and (head.count(" ") or re.search(r"[A-Z].*\d", head)) else None
 
 
 def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
@@ -132,6 +138,22 @@ def titled(where: tuple[int, int], text: str, person: bool = False) -> tuple[int
             break
         start = before.start(1)
     return start, where[1]
+
+
+def untitled(where: tuple[int, int], text: str) -> str:
+    """The text without the titles and ranks before the name of several words at `where`."""
+    start = where[0]
+    if " " in text[slice(*where)].strip():
+        while (found := TITLE.search(text[:start])) and found.group(1).lower() in TITLES | RANKS | (DEGREES if start < where[0] else frozenset()):
+            start = found.start()
+    if start < where[0]:
+        start = len(re.sub(r"(?i)\bthe $", "", text[:start]))
+    return text[:start] + text[where[0] :]
+
+
+def spelt_out(text: str) -> str:
+    """A text, and behind it names that it has in other forms: countries as adjectives, characters as code points."""
+    return " ".join([text, *countries(text), *characters(text)])
 
 
 def without(name: str, text: str, where: tuple[int, int] | None, pronoun: str) -> str | None:

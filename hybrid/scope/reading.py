@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hybrid.asked_moment import undated
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import opposite
-from hybrid.scope.names import fold, longer, shared, span, titled, variant, without
+from hybrid.scope.names import fold, longer, shared, span, titled, untitled, variant, without
 from hybrid.scope.nouns import another_kind, another_value, elsewhere, excluded
 from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.ordinary import worded, written
@@ -21,7 +21,9 @@ from hybrid.scope.shortened import partly
 from policies.scope import Evidence
 from stores.records import Fact
 
-SENTENCE = re.compile(r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St)\.)(?<!\bMrs\.)\s+")
+SENTENCE = re.compile(
+    r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St|Lt|Jr|Sr)\.)(?<!\b(?:Mrs|Rev|Hon|Gen|Col|Sgt|Maj|Adm|Gov|Sen|Rep)\.)(?<!\b(?:Capt|Prof)\.)\s+"
+)
 """Initials and titles end no sentence."""
 WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
@@ -96,6 +98,9 @@ class Reading:
             if where is not None:
                 last, spelt = last[: where[0]] + name + last[where[1] :], True
                 where = where[0], where[0] + len(name)
+        within = where is not None and longer(where, last, person)
+        if where is not None:
+            last = untitled(where, last)
         share = 0.0 if another_word else shared(name, last)
         before = where is None and not another_word and span(name, query) is not None
         asked = last if where is not None or share > 0.5 else query
@@ -113,7 +118,6 @@ class Reading:
         mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
         if mistaken or (bare is not None and relation is not None and another_kind(bare, relation)):
             other = 2
-        within = where is not None and longer(where, last, person)
         return cls(
             asked,
             where is not None and not spelt and not (name.islower() and name in worded()),  # "stone" may be meant, or not

@@ -9,6 +9,7 @@ from itertools import pairwise
 from hybrid.scope.ordinary import opening
 from hybrid.scope.words import SMALL, same, words
 
+CODE = re.compile(r"\b[Uu]\+([0-9A-Fa-f]{4,6})\b")
 INITIALS = re.compile(r"[A-Z]{1,3}")
 FAMILY = 4
 """Letters that a family name has at least, to stand for a person alone."""
@@ -17,12 +18,11 @@ FAMILY = 4
 def shortened(name: str, text: str) -> tuple[int, int] | None:
     """Where a short form of a name stands in a text.
 
-    An acronym of three letters or more ("NAP" for "Nuclei Armati Proletari"), initials together beside the last word ("RF Hashimoto", "Hashimoto RF"), the
-    code point of a character ("U+B9E6").
+    An acronym of three letters or more ("NAP" for "Nuclei Armati Proletari"), initials together beside the last word ("RF Hashimoto", "Hashimoto RF",
+    "Hashimoto R"), the code point of a character ("U+B9E6").
     """
     if len(name) == 1 and not name.isascii():
-        found = re.search(rf"(?i)\bU\+{ord(name):04X}\b", text)
-        return found.span() if found else None
+        return next((found.span() for found in CODE.finditer(text) if int(found.group(1), 16) == ord(name)), None)
     own, there = _several(name), words(text)
     if not own:
         return None
@@ -31,9 +31,14 @@ def shortened(name: str, text: str) -> tuple[int, int] | None:
         if len(word) >= 3 and word.isupper() and word in acronyms:
             return place
     for (a, first), (b, second) in pairwise(there):
-        if _cited(own, a, b) or _cited(own, b, a):
+        if _cited(own, a, b, 2) or _cited(own, b, a, 1):
             return first[0], second[1]
     return None
+
+
+def characters(text: str) -> list[str]:
+    """The characters whose code points a text has."""
+    return [chr(point) for found in CODE.finditer(text) if (point := int(found.group(1), 16)) <= 0x10FFFF and chr(point).isprintable()]
 
 
 def partly(name: str, text: str) -> tuple[int, int] | None:
@@ -57,9 +62,9 @@ def _several(name: str) -> list[str]:
     return own if len(own) >= 2 and all(word[0].isupper() or word.lower() in SMALL for word in own) else []
 
 
-def _cited(own: Sequence[str], initials: str, family: str) -> bool:
+def _cited(own: Sequence[str], initials: str, family: str, least: int) -> bool:
     given = "".join(word[0] for word in own[:-1])
-    return len(initials) >= 2 and INITIALS.fullmatch(initials) is not None and given.startswith(initials) and family[0].isupper() and same(own[-1], family)
+    return len(initials) >= least and INITIALS.fullmatch(initials) is not None and given.startswith(initials) and family[0].isupper() and same(own[-1], family)
 
 
 def _beside(text: str, start: int, end: int) -> bool:
