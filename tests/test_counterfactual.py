@@ -245,6 +245,23 @@ def test_a_garbled_value_is_put_right(said: str, meant: str) -> None:
     assert spelt(said, ["faʻafafine", "Erzsébet Nagy", "Harrowgate Institute for Tropical Medicine"]) == meant
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Choices for the Rowers of Vik", "Lena Böhm"),
+        ("Choices for the Rowe", "Choices for the Rowe"),
+        ("Choices for Rowers of Thorsvi", "Lena Böhm"),
+        ("Böhm", "Lena Böhm"),
+        ("Lena of Lena Böhm", "Lena Böhm"),
+        ("Tor Lind", "Tor Lind"),
+        ("yes", "yes"),
+    ],
+)
+def test_a_copy_of_the_subject_is_no_answer(said: str, meant: str) -> None:
+    assert spelt(said, ["Lena Böhm"], ["NVR-88: Design Choices for the Rowers of Norra Vik and Thorsvik"]) == meant
+    assert spelt("Vik", ["Lena Böhm"], ["Vik"]) == "Vik", "a name of one word is left alone"
+
+
 def test_what_the_shipped_reader_leaves_out_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with HybridMemory(store) as memory:
         memory.add_fact("Australia capital", "Canberra")

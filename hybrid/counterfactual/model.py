@@ -129,8 +129,8 @@ class Reader:
 
     def put_right(self, text: str, decision: Decision) -> str:
         """An answer as the facts that were read spell it; where a rule bears on the answer, it stays as it is."""
-        values = [hit.fact.target_new for hit in decision.governing[: self.most]]
-        return text if decision.rules or not self.copies else spelt(text, values)
+        facts = [hit.fact for hit in decision.governing[: self.most]]
+        return text if decision.rules or not self.copies else spelt(text, [f.target_new for f in facts], [f.subject for f in facts])
 
     def prompt(self, query: str, decision: Decision) -> Prompt:
         """The facts, the best one last, then the query; the shipped model is told facts in the form that it was trained on."""
