@@ -42,7 +42,7 @@ def spelt(answer: str, values: Sequence[str], names: Sequence[str] = ()) -> str:
         return meant
     if not values or any(fold(value) in said for value in values):
         return answer
-    lost = not said or UNKNOWN in answer or any(_copied(content, WORD.findall(fold(name))) for name in names)
+    lost = not said or UNKNOWN in answer or any(bare == fold(name) or _copied(content, WORD.findall(fold(name))) for name in names)
     return next((value for value in values if said and _garbled(said, fold(value))), values[0] if lost else answer)
 
 
