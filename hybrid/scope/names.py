@@ -112,7 +112,7 @@ def _head(name: str) -> str | None:
 def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
     """Whether the name at `where` is part of a longer one: beside it, with nothing but a space between, stands another capitalised word or a number.
 
-    A title before it is no part of a name, nor is a rank before two words of one ("Major Anna Berg"; but "Duke University").
+    A word that begins the sentence counts if it is no ordinary one ("Victoria Land"). A title before it is no part of a name, nor is a rank before two words of one ("Major Anna Berg"; but "Duke University").
 
     Args:
         person: further given names before two words of a name are the same person's, too.
