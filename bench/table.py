@@ -103,7 +103,7 @@ def evaluations() -> str:
         "other subjects and three about something else of its subject, written apart from what the classifier is trained on."
     )
     current = load("editors.json")["model"]["weights_hash"][:12]
-    old = sorted({r["method"].partition(",")[0] for results in files.values() for r in results if current not in r["model"]})
+    old = sorted({r["method"].partition(",")[0] for results in files.values() for r in results if current not in r["settings"]["model"]})
     head += f" Rows of {' and '.join(f'`{name}`' for name in old)} are of pocket before its last training." if old else ""
     return "\n\n".join([head, *(evaluated(name, results) for name, results in sorted(files.items()))])
 
