@@ -104,7 +104,7 @@ def evaluations() -> str:
     )
     current = load("editors.json")["model"]["weights_hash"][:12]
     old = sorted({r["method"].partition(",")[0] for results in files.values() for r in results if current not in r["settings"]["model"]})
-    head += f" Rows of {' and '.join(f'`{name}`' for name in old)} are of pocket before its last training." if old else ""
+    head += f" Rows of {', '.join(f'`{name}`' for name in old)} are of pocket before its last training." if old else ""
     return "\n\n".join([head, *(evaluated(name, results) for name, results in sorted(files.items()))])
 
 
