@@ -46,13 +46,14 @@ def called(adjective: str) -> str | None:
     return next((country for country, several in adjectives().items() if adjective.casefold() in map(str.casefold, several)), None)
 
 
-def _found(text: str) -> list[re.Match[str]]:
+@lru_cache(maxsize=256)
+def _found(text: str) -> tuple[re.Match[str], ...]:
     """Adjectives of countries that stand for them: where nothing else is named ("the French composer Ravel"), and in a text without capitals if it is short."""
     found = [each for each in _pattern().finditer(text) if each.group()[0].isupper() or (text.islower() and text.count(" ") < FEW)]
     rest = text
     for each in reversed(found):
         rest = rest[: each.start()] + rest[each.end() :]
-    return found if not NAMED.search(rest) else []
+    return () if NAMED.search(rest) else tuple(found)
 
 
 def called_after(country: str, text: str) -> tuple[int, int] | None:
