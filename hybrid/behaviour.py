@@ -49,7 +49,6 @@ class Behaviour:
         self._topics: dict[tuple[Any, ...], Topic] = {}
         self._vectors: dict[str, Steering] = {}
         self._fitter: TopicFitter | None = None
-        self._asked: tuple[str, Any] | None = None
         """The last query and its vectors, which every topic is held against."""
 
     @property
@@ -129,18 +128,16 @@ class Behaviour:
 
     def score(self, each: Rule | Steer, query: str) -> float:
         """How far a query is within a topic; 1 where the scope is everywhere."""
-        from hybrid.topic import TopicFitter, views
+        from hybrid.topic import TopicFitter
 
         if each.everywhere:
             return 1.0
         key = (each.topic, each.examples, each.counterexamples)
         if self._fitter is None or self._fitter.embedder is not self.memory.embedder:
-            self._fitter, self._topics, self._asked = TopicFitter(self.memory.embedder), {}, None
+            self._fitter, self._topics = TopicFitter(self.memory.embedder), {}
         if key not in self._topics:
             self._topics[key] = self._fitter.fit(*key)
-        if self._asked is None or self._asked[0] != query:
-            self._asked = (query, self._fitter.embedder.embed(views(query)))
-        return self._topics[key].score(self._asked[1])
+        return self._fitter.score(self._topics[key], query)
 
     def _in_scope(self, each: Rule | Steer, query: str) -> float | None:
         from hybrid.topic import THRESHOLD

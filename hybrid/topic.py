@@ -3,20 +3,24 @@
 A fact has a subject and a relation, and the router's classifier was trained on those. A topic has a description and example
 queries instead, so its boundary is fitted on the spot, in the embedder's space: weighted kernel ridge regression of the
 examples (+1) against everyday queries of all sorts and the given counterexamples (-1), each side with half of the weight.
+Where the examples are about ever another name, the names are not what the topic is about: all texts count without them, too.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.embedder import Embedder
+from hybrid.scope.ordinary import written
 from hybrid.scope.reading import last_sentence
 
 RIDGE = 0.1
@@ -25,6 +29,8 @@ NEAR = 0.15
 """Weight of the counterexamples together, taken from the everyday queries: those few say where the boundary runs."""
 THRESHOLD = 0.05
 """Score from which a query is in scope. Chosen, as the others were, by leaving out one of the tuning half of `bench/behaviour.toml` at a time."""
+NAME = re.compile(r"\b[A-Z][\w’-]*(?:'(?!s\b)\w+)*(?: +[A-Z][\w’-]*(?:'(?!s\b)\w+)*)*")
+OPENS = re.compile(r"(?:^|[.?!:])\W*$")
 LEAD = re.compile(r"^(?:all |any )?(?:questions?|queries|anything|everything|requests?) (?:about|on|concerning|regarding|for) ", re.IGNORECASE)
 
 
@@ -40,6 +46,8 @@ class Topic:
 
     slope: NDArray[np.float64]
     offset: float
+    nameless: bool = False
+    """Whether queries count without their names, too."""
 
     @classmethod
     def fit(cls, inside: NDArray[np.float32], outside: NDArray[np.float32], near: NDArray[np.float32] | None = None) -> Topic:
@@ -73,21 +81,66 @@ def views(query: str) -> list[str]:
     return [query] if last == query.strip() else [query, last]
 
 
+def names(text: str) -> list[str]:
+    """Capitalized words in a row; ordinary ones do not count alone, nor where a sentence begins with them."""
+    found = []
+    for run in NAME.finditer(text):
+        words = run.group().split()
+        opens = OPENS.search(text[: run.start()])
+        left = list(dropwhile(_ordinary, words)) if opens else words
+        if not all(map(_ordinary, left)):
+            found.append(" ".join(left))
+    return found
+
+
+def _ordinary(word: str) -> bool:
+    return word.lower() in written()
+
+
+def unnamed(text: str) -> str:
+    """A text with X for every name."""
+    for name in names(text):
+        text = re.sub(rf"\b{re.escape(name)}\b", "X", text)
+    return text
+
+
+def named_apart(examples: Sequence[str]) -> bool:
+    """Whether most examples name something, and no name is in more than half of them."""
+    found = [set(names(text)) for text in examples]
+    each = Counter(name for some in found for name in some)
+    return sum(map(bool, found)) > len(examples) / 2 and max(each.values()) <= len(examples) / 2
+
+
 def describe(topic: str) -> str:
     """What a topic is about, without the words that all topics share: 'questions about cooking' is 'cooking'."""
     return LEAD.sub("", " ".join(topic.split()))
 
 
 class TopicFitter:
-    """Fits topics with one embedder; the background is embedded once."""
+    """Fits topics with one embedder, and scores queries; the background and the query asked last are embedded once."""
 
     def __init__(self, embedder: Embedder):
         self.embedder = embedder
-        self._background: NDArray[np.float32] | None = None
+        self._kept: dict[tuple[str, bool], tuple[Sequence[str], NDArray[np.float32]]] = {}
 
     def fit(self, topic: str, examples: Sequence[str], counterexamples: Sequence[str]) -> Topic:
         """The boundary of a topic; its description counts as one more example."""
-        if self._background is None:
-            self._background = self.embedder.embed(background())
         inside = [text for text in (describe(topic), *examples) if text]
-        return Topic.fit(self.embedder.embed(inside), self._background, self.embedder.embed(list(counterexamples)))
+        nameless = named_apart(examples)
+        outside = self._embed(background(), nameless, "background")
+        fitted = Topic.fit(self._embed(inside, nameless), outside, self._embed(counterexamples, nameless))
+        return replace(fitted, nameless=nameless)
+
+    def score(self, topic: Topic, query: str) -> float:
+        """How far a query is within a topic."""
+        return topic.score(self._embed(views(query), topic.nameless, "query"))
+
+    def _embed(self, texts: Sequence[str], nameless: bool, what: str = "") -> NDArray[np.float32]:
+        """Vectors of texts, and of the texts without names if `nameless`; the last ones of `what` are kept."""
+        kept = self._kept.get((what, nameless))
+        if kept is not None and kept[0] == texts:
+            return kept[1]
+        vectors = self.embedder.embed([*texts, *map(unnamed, texts)] if nameless else list(texts))
+        if what:
+            self._kept[what, nameless] = (texts, vectors)
+        return vectors

@@ -14,7 +14,7 @@ from cli import main
 from hybrid import avoid
 from hybrid.memory import HybridMemory
 from hybrid.model import Prompt
-from hybrid.topic import Topic, describe
+from hybrid.topic import Topic, describe, named_apart, names, unnamed
 from stores.errors import BadRequest, Corrupt, NotFound
 
 ASKED = ("How do I make pancakes?", "How long do I boil an egg?", "Which spices go into a curry?", "What sauce goes well with salmon?")
@@ -42,6 +42,16 @@ def test_a_topic_is_fitted_and_bounded() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Topic.fit(unit[0][:0], unit[1])
     assert describe("Questions about  cooking") == "cooking" and describe("cooking") == "cooking"
+
+
+def test_names_that_vary_are_not_what_a_topic_is_about(memory: HybridMemory) -> None:
+    assert names("From which city is Chad governed?") == ["Chad"] and names("What does Cape Verde's flag show?") == ["Cape Verde"]
+    assert unnamed("Is Norway's capital Oslo, or is it New Bergen?") == "Is X's capital X, or is it X?"
+    mayors = [f"Who is the mayor of {city}?" for city in ("Oslo", "Lima", "Accra", "Perth", "Turin", "Quito")]
+    assert named_apart(mayors) and not named_apart(ASKED) and not named_apart([f"Who is the {role} of Oslo?" for role in ("mayor", "bishop", "sheriff")])
+    memory.behaviour.add_rule("the mayor of a town", kind="answer", said="Ask the town hall.", examples=mayors)
+    assert {memory.ask(f"Who runs {town} as its mayor?").text for town in ("Ouagadougou", "Ulan Bator", "Saint-Denis")} == {"Ask the town hall."}
+    assert not [query for query in (*OTHERS, "How old is the town of Ulan Bator?") if memory.ask(query).rules]
 
 
 def test_rules_obeyed_inside_and_nothing_changes_outside(memory: HybridMemory) -> None:
