@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +31,21 @@ if TYPE_CHECKING:
 
 KEPT_TOGETHER = 100
 """Values that are optimised and stored at once, so that an interruption does not lose many."""
+SMALL = 8_000_000
+"""Bytes of a file of statistics up to which they are kept in memory between runs: some 2,000 dimensions."""
+KEPT_COVARIANCES = 8
 Solve = Callable[[Tensor, Tensor, Covariance], tuple[Tensor, Tensor]]
 """(residual (d_out, n), keys (d_in, n), covariance) -> factors."""
+
+
+def _covariance(path: Path, device: str) -> Covariance:
+    return Covariance(read_moment(path)[0].matrix.to(device))
+
+
+@lru_cache(maxsize=KEPT_COVARIANCES)
+def _kept_covariance(path: Path, changed: int, device: str) -> Covariance:
+    """With its Cholesky factor and eigenvectors, once they are made; `changed` tells versions of a file apart."""
+    return _covariance(path, device)
 
 
 @contextmanager
@@ -63,8 +78,10 @@ class Run:
         refuse_known(model, [(n, r) for n, r in enumerate(self.requests, start=1) if not self.keys or self.keys[n - 1] not in self.known])
 
     def covariance(self, layer: int) -> Covariance:
-        """A layer's statistics, read anew: those of large models do not fit into memory together."""
-        return Covariance(read_moment(self.moments[layer])[0].matrix.to(self.arch.device))
+        """A layer's statistics; small ones are kept for the next run, large ones, which do not fit into memory together, are read anew."""
+        path, device = self.moments[layer], str(self.arch.device)
+        about = path.stat()
+        return _kept_covariance(path, about.st_mtime_ns, device) if about.st_size <= SMALL else _covariance(path, device)
 
     def _cached(self) -> tuple[list[str], dict[str, StoredValue]]:
         """Each request's key, and the values that the cache holds."""

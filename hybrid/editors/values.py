@@ -31,6 +31,8 @@ MEMORY = 1_500_000_000
 """Bytes that one batch's activations may take."""
 TOKENS = 1024
 """Positions with gradients in a batch on a processor, where larger batches are not faster."""
+FEW = 16
+"""Rows up to which targets and the KL term run together: padding costs less there than a second pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,19 +293,22 @@ class _View:
         place = torch.full((len(batch.tails.fact),), -1, device=rows.device)
         place[rows] = torch.arange(len(rows), device=rows.device)
         kept = place[batch.row] >= 0
-        self.tails, self.kl = batch.tails[rows], batch.kl[active[batch.kl.fact].nonzero()[:, 0]]
-        self.row, self.place, self.token, self.weight = place[batch.row[kept]], batch.place[kept], batch.token[kept], batch.weight[kept]
+        self.token, self.weight = batch.token[kept], batch.weight[kept]
+        tails, kl = batch.tails[rows], batch.kl[active[batch.kl.fact].nonzero()[:, 0]]
+        self.fact, self.kl_fact = tails.fact[place[batch.row[kept]]], kl.fact
+        each = torch.arange(len(kl.fact), device=rows.device)
+        self.runs = [(tails, place[batch.row[kept]], batch.place[kept]), (kl, each, torch.zeros_like(each))]
+        if len(rows) + len(each) <= FEW:
+            (_, row, at), (_, _, first) = self.runs
+            self.runs = [(_Tails.joined([tails, kl]), torch.cat([row, len(rows) + each]), torch.cat([at, first]))]
 
     def forward(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of the target (facts,) and log probabilities (facts, vocabulary) after the KL prompt; zero for facts that are done."""
-        batch = self.batch
-        first = torch.zeros(len(self.kl.fact), dtype=torch.long, device=delta.device)
-        needed = [self._run(delta, self.tails, self.row, self.place), self._run(delta, self.kl, torch.arange(len(first), device=delta.device), first)]
-        scores = batch.arch.logits(torch.cat(needed))
-        many = len(self.row)
+        batch, many = self.batch, len(self.token)
+        scores = batch.arch.logits(torch.cat([self._run(delta, *each) for each in self.runs]))
         each = scores[:many].logsumexp(-1) - scores[:many].gather(1, self.token[:, None])[:, 0]
-        nll = delta.new_zeros(batch.count).index_add(0, self.tails.fact[self.row], each * self.weight)
-        log = delta.new_zeros(batch.count, scores.shape[1]).index_put((self.kl.fact,), scores[many:].log_softmax(-1))
+        nll = delta.new_zeros(batch.count).index_add(0, self.fact, each * self.weight)
+        log = delta.new_zeros(batch.count, scores.shape[1]).index_put((self.kl_fact,), scores[many:].log_softmax(-1))
         return nll, log
 
     def _run(self, delta: Tensor, tails: _Tails, row: Tensor, place: Tensor) -> Tensor:
