@@ -14,10 +14,11 @@ from hybrid.chains.wording import by_word, content, cues, full_names, joined, st
 from hybrid.lexicon import Relation, fill, find, relations
 from hybrid.scope.names import fold
 from hybrid.scope.phrasings import PRONOUN, Phrasings
+from hybrid.scope.words import UNENDED
 from policies.chains import ChainPolicy, Cues, Word, explain
 from stores.records import Fact
 
-SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:St|Dr|Mr|Mt|Ft|Jr|Sr)\.)(?<!\b(?:Mrs|Inc)\.)\s+(?=[\"'“‘(]*[^\W_a-z])")
+SENTENCE = re.compile(rf"(?<=[.!?]){UNENDED}\s+(?=[\"'“‘(]*[^\W_a-z])")
 LONGEST = 9
 """Words of a name."""
 TOKEN = re.compile(r"[^\s/]+")

@@ -12,13 +12,13 @@ from rapidfuzz.distance import OSA
 from hybrid.scope.adjectives import called_after, countries
 from hybrid.scope.ordinary import opening
 from hybrid.scope.shortened import characters, shortened
-from hybrid.scope.words import SMALL, plain, same, words
+from hybrid.scope.words import RANKS, SMALL, plain, same, words
 
 WORD = re.compile(r"\w+")
 TITLES = frozenset("dr mr mrs ms miss prof professor sir dame lord lady madam madame captain king queen saint st pope president the".split())
-RANKS = frozenset(
-    "hon rev capt col gen maj lt sgt adm cmdr gov sen rep count countess baron baroness duke duchess prince princess emperor empress bishop archbishop cardinal priest father brother sister reverend honourable "
-    "general colonel major capt lieutenant sergeant admiral commander judge justice senator governor minister ambassador".split()
+HONOURS = RANKS | set(
+    "count countess baron baroness duke duchess prince princess emperor empress bishop archbishop cardinal priest father brother sister reverend honourable "
+    "general colonel major captain lieutenant sergeant admiral commander judge justice senator governor minister ambassador".split()
 )
 """Titles that are parts of other names, too ("Duke University"): left out only where two words of the name remain."""
 DEGREES = frozenset("very right most".split())
@@ -80,7 +80,7 @@ def variant(name: str, text: str) -> tuple[int, int] | None:
     The first and the last word of a name must be there, in whichever order; a short name of one word has no other spellings but accents.
     """
     own = [word for word, _ in words(name)]
-    while (len(own) > 1 and plain(own[0]) in TITLES) or (len(own) > 2 and plain(own[0]) in RANKS):
+    while (len(own) > 1 and plain(own[0]) in TITLES) or (len(own) > 2 and plain(own[0]) in HONOURS):
         own = own[1:]
     while len(own) > 2 and plain(own[-1]) in COMPANIES:
         own = own[:-1]
@@ -121,7 +121,7 @@ def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
     before = BEFORE.search(start) or QUALIFIED.search(start) or opening(start)
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
     several = " " in text[slice(*where)].strip()
-    titles = TITLES | RANKS if several else TITLES
+    titles = TITLES | HONOURS if several else TITLES
     return bool(after) or (before is not None and not _given(before.group(1), person and several) and before.group(1).lower() not in titles)
 
 
@@ -134,7 +134,7 @@ def titled(where: tuple[int, int], text: str, person: bool = False) -> tuple[int
     """The name at `where` with the titles, and a person's further given names, that stand before it."""
     start, several = where[0], " " in text[slice(*where)]
     while before := BEFORE.search(text[:start]) or opening(text[:start]):
-        if not _given(before.group(1), person and several) and before.group(1).lower() not in TITLES | RANKS:
+        if not _given(before.group(1), person and several) and before.group(1).lower() not in TITLES | HONOURS:
             break
         start = before.start(1)
     return start, where[1]
@@ -144,7 +144,7 @@ def untitled(where: tuple[int, int], text: str) -> str:
     """The text without the titles and ranks before the name of several words at `where`."""
     start = where[0]
     if " " in text[slice(*where)].strip():
-        while (found := TITLE.search(text[:start])) and found.group(1).lower() in TITLES | RANKS | (DEGREES if start < where[0] else frozenset()):
+        while (found := TITLE.search(text[:start])) and found.group(1).lower() in TITLES | HONOURS | (DEGREES if start < where[0] else frozenset()):
             start = found.start()
     if start < where[0]:
         start = len(re.sub(r"(?i)\bthe $", "", text[:start]))

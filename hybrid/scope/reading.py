@@ -18,13 +18,11 @@ from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.ordinary import worded, written
 from hybrid.scope.phrasings import PRONOUN, Wording
 from hybrid.scope.shortened import partly
+from hybrid.scope.words import UNENDED
 from policies.scope import Evidence
 from stores.records import Fact
 
-SENTENCE = re.compile(
-    r"(?<=[.!?:])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|St|Lt|Jr|Sr)\.)(?<!\b(?:Mrs|Rev|Hon|Gen|Col|Sgt|Maj|Adm|Gov|Sen|Rep)\.)(?<!\b(?:Capt|Prof)\.)\s+"
-)
-"""Initials and titles end no sentence."""
+SENTENCE = re.compile(rf"(?<=[.!?:]){UNENDED}\s+")
 WORDINGS = 3
 """Further wordings of a fact that the classifier reads."""
 EXACT, APART = 0.97, 0.1

@@ -15,6 +15,12 @@ WHOLE = {
 }  # fmt: skip
 """What abbreviations stand for."""
 
+RANKS = frozenset("hon rev capt col gen maj lt sgt adm cmdr gov sen rep".split())
+"""Titles of rank, as they are abbreviated."""
+ABBREVIATIONS = RANKS | set("dr mr mrs ms prof st mt ft jr sr inc".split())
+UNENDED = r"(?<!\b\w\.)" + "".join(rf"(?<!\b{word.capitalize()}\.)" for word in sorted(ABBREVIATIONS))
+"""Pattern of what stands behind a full stop that may end a sentence: not behind an initial or an abbreviation."""
+
 
 @lru_cache(maxsize=4096)
 def words(text: str) -> tuple[tuple[str, tuple[int, int]], ...]:
