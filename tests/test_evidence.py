@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hybrid.chains.paths import question
 from hybrid.embedder import Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.scope.adjectives import called_after
@@ -153,6 +154,8 @@ def test_the_last_sentence_asks_if_it_names_the_subject() -> None:
     query = "Lena Böhm was born in Oslo. Where was Petra Lind born?"
     assert last_sentence(query) == "Where was Petra Lind born?"
     assert last_sentence("It rained. Where was Dr. L. Böhm born?") == "Where was Dr. L. Böhm born?"
+    assert last_sentence("Mt. Harrow rises to what height?") == question("Mt. Harrow rises to what height?") == "Mt. Harrow rises to what height?"
+    assert last_sentence("It rained. Where does Capt. Lind live?") == question("It rained. Where does Capt. Lind live?") == "Where does Capt. Lind live?"
     reading = Reading.of(query, LENA)
     assert (reading.named, reading.before, reading.asked) == (False, True, query)
     assert last_sentence("Who wrote Vik: A Story of the Sea?", "Vik: A Story of the Sea") == "Who wrote Vik: A Story of the Sea?"
