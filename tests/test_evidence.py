@@ -108,6 +108,7 @@ def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
         ("Vik: A Story of the Sea", "Vik"),
         ("Duke University", "the university"),
         ("General Rowers", "the rowers"),
+        ("Song of the Oars", "Song of Hasty Oars"),
     ],
 )
 def test_other_names_are_not(name: str, written: str) -> None:

@@ -227,7 +227,10 @@ def _alike(own: Sequence[str], other: Sequence[str]) -> bool:
         return False
     if {word for word in map(plain, mine) if word in QUALIFIERS} != {word for word in map(plain, theirs) if word in QUALIFIERS}:
         return False
+    small = len(mine), len(theirs)
     mine, theirs = ([word for word in words if plain(word) not in SMALL] for words in (mine, theirs))
+    if len(theirs) > len(mine) and small[1] - len(theirs) < small[0] - len(mine):
+        return False  # a word in the place of a small one: "Lord of the Dance", "Lord of Flemish Dance"
     return _subsequence(mine, theirs) or _subsequence(theirs, mine)
 
 
