@@ -222,6 +222,30 @@ def decided(case: str, row: dict[str, Any]) -> str:
     )
 
 
+RULED = {
+    "rules": "eight rules, with counterexamples",
+    "rules_without_counterexamples": "the same without counterexamples",
+    "suppression": "ten suppressed subjects",
+    "never": "thirty cities that are never to be said",
+    "steering": "a steering vector with a scope",
+}
+
+
+def behaviour() -> str:
+    """Rules and steering on both sides."""
+    result = load("behaviour.json")
+    rows = []
+    for name, told in RULED.items():
+        part = result[name].get("scoped", result[name])
+        inside, outside = part["in_scope"], part["changed"]
+        rows.append(f"| {told} | {percent(inside['share'])} of {inside['prompts']} | {percent(outside['share'])} of {outside['prompts']} |")
+    head = (
+        "Behaviour on pocket (`python bench/behaviour.py`), on held-out prompts: obeyed in scope "
+        f"(goal {percent(result['goals']['in_scope'])}), answers changed out of scope (goal: at most {percent(result['goals']['changed'])}):"
+    )
+    return "\n".join([head, "", "| | obeyed in scope | changed out of scope |", "|---|---|---|", *rows])
+
+
 def speed() -> str:
     """MEMIT against the transcription of its equations."""
     result = load("speed.json")
@@ -240,7 +264,7 @@ def main(check: bool) -> None:
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
     body = "\n\n".join(
-        [pocket(), scope(), rephrase(), evaluations(), insert(), editors(), speed(), *([shapes()] if (RESULTS / "shapes.json").exists() else [])]
+        [pocket(), scope(), rephrase(), evaluations(), insert(), editors(), behaviour(), speed(), *([shapes()] if (RESULTS / "shapes.json").exists() else [])]
     )
     new = MARK.sub(lambda match: f"{match[1]}{body}\n{match[2]}", old)
     if check:
