@@ -10,7 +10,7 @@ from functools import lru_cache
 from rapidfuzz.distance import OSA
 
 from hybrid.scope.adjectives import called_after, countries
-from hybrid.scope.ordinary import opening
+from hybrid.scope.ordinary import opening, written
 from hybrid.scope.shortened import characters, shortened
 from hybrid.scope.words import RANKS, SMALL, plain, same, words
 
@@ -62,14 +62,29 @@ def span(name: str, text: str) -> tuple[int, int] | None:
 
 
 def shared(name: str, text: str) -> float:
-    """Share of a name's words that the text has; none if the text has another number than the name ("Fire Station 12", "Fire Station 13")."""
+    """Share of a name's words that the text has; none if the text has another number or another word in place of one of the name's ("Fire Station 12",
+    "Fire Station 13"; "Harrow Rowing Club", "Harrow Chess Club")."""
     own, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
     if len(own) == 1:
         return float(span(name, text) is not None)
     numbers = {word for word in own if word.isdecimal()}
     if numbers - there and any(word.isdecimal() for word in there):
         return 0.0
-    return sum(word in there for word in own) / max(1, len(own))
+    share = sum(word in there for word in own) / max(1, len(own))
+    return 0.0 if share < 1 and _replaced(name, text) else share
+
+
+def _replaced(name: str, text: str) -> bool:
+    """Whether a name of three words or more stands in a text with one of its words replaced: one within, or a capitalised one that is no ordinary word."""
+    own, found = ([word for word, _ in words(each)] for each in (name, text))
+    for at in range(len(found) - len(own) + 1 if len(own) > 2 else 0):
+        apart = [(n, a, b) for n, (a, b) in enumerate(zip(own, found[at:], strict=False)) if not same(a, b)]
+        if len(apart) == 1:
+            n, a, b = apart[0]
+            within = 0 < n < len(own) - 1 and plain(b) not in SMALL
+            if plain(a) not in SMALL and not (_slip(a, b) or _initial(a, b) or _called(a, b)) and (within or (b[0].isupper() and plain(b) not in written())):
+                return True
+    return False
 
 
 def variant(name: str, text: str) -> tuple[int, int] | None:
