@@ -17,7 +17,7 @@ class ScopePolicy:
     probability is within `margin` of the best, at most `most`.
     """
 
-    threshold: float = 0.1
+    threshold: float = 0.12
     margin: float = 0.25
     most: int = 3
     candidates: int = 8

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "authored"
 APART = 8
 """Of so many facts, one is not trained on; what evidence adds up to is fitted to these."""
 
-OFTEN = 3
+OFTEN = 5
 """Of so many authored facts' sentences at least a word is taken; in fewer it may be a name without its capital."""
 WORD = re.compile(r"[^\W\d_]{2,}")
 

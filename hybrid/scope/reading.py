@@ -99,7 +99,8 @@ class Reading:
         within = where is not None and longer(where, last, person)
         if where is not None:
             last = untitled(where, last)
-        share = 0.0 if another_word else shared(name, last)
+        word = name.islower() and name in worded()  # "stone" may be meant, or not
+        share = 0.0 if another_word else min(shared(name, last), 0.5 if word else 1.0)
         before = where is None and not another_word and span(name, query) is not None
         asked = last if where is not None or share > 0.5 else query
         statements = [f"{fill(fact.prompt, name)} {fact.target_new}"]
@@ -118,7 +119,7 @@ class Reading:
             other = 2
         return cls(
             asked,
-            where is not None and not spelt and not (name.islower() and name in worded()),  # "stone" may be meant, or not
+            where is not None and not spelt and not word,
             spelt,
             within,
             before,
