@@ -49,7 +49,6 @@ class Behaviour:
         self._topics: dict[tuple[Any, ...], Topic] = {}
         self._vectors: dict[str, Steering] = {}
         self._fitter: TopicFitter | None = None
-        """The last query and its vectors, which every topic is held against."""
 
     @property
     def folder(self) -> Path:

@@ -30,7 +30,9 @@ NEAR = 0.15
 THRESHOLD = 0.05
 """Score from which a query is in scope. Chosen, as the others were, by leaving out one of the tuning half of `bench/behaviour.toml` at a time."""
 NAME = re.compile(r"\b[A-Z][\w’-]*(?:'(?!s\b)\w+)*(?: +[A-Z][\w’-]*(?:'(?!s\b)\w+)*)*")
+"""Capitalized words in a row, without a possessive's s."""
 OPENS = re.compile(r"(?:^|[.?!:])\W*$")
+"""What stands before the first word of a sentence."""
 LEAD = re.compile(r"^(?:all |any )?(?:questions?|queries|anything|everything|requests?) (?:about|on|concerning|regarding|for) ", re.IGNORECASE)
 
 

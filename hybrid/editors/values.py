@@ -295,11 +295,11 @@ class _View:
         kept = place[batch.row] >= 0
         self.token, self.weight = batch.token[kept], batch.weight[kept]
         tails, kl = batch.tails[rows], batch.kl[active[batch.kl.fact].nonzero()[:, 0]]
-        self.fact, self.kl_fact = tails.fact[place[batch.row[kept]]], kl.fact
-        each = torch.arange(len(kl.fact), device=rows.device)
-        self.runs = [(tails, place[batch.row[kept]], batch.place[kept]), (kl, each, torch.zeros_like(each))]
+        row, at, each = place[batch.row[kept]], batch.place[kept], torch.arange(len(kl.fact), device=rows.device)
+        first = torch.zeros_like(each)
+        self.fact, self.kl_fact = tails.fact[row], kl.fact
+        self.runs = [(tails, row, at), (kl, each, first)]
         if len(rows) + len(each) <= FEW:
-            (_, row, at), (_, _, first) = self.runs
             self.runs = [(_Tails.joined([tails, kl]), torch.cat([row, len(rows) + each]), torch.cat([at, first]))]
 
     def forward(self, delta: Tensor) -> tuple[Tensor, Tensor]:
