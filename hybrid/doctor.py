@@ -50,7 +50,7 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         close, far = memory.router.witness.scorer.logits(["The capital of Peru is Lima"] * 2, ["What is the capital of Peru?", "Who painted the Mona Lisa?"])
         if close <= far:
             raise HybridError("the scope classifier prefers an unrelated question; reinstall hybrid-memory")
-        return f"calibrated, fires from {memory.scope.threshold}"
+        return f"calibrated, fires from {memory.scope.unfamiliar} to {memory.scope.unnamed}, by what is known of a fact"
 
     def model() -> str:
         answer = memory.ask("The capital of France is", route="base", max_new_tokens=4)

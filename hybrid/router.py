@@ -128,7 +128,9 @@ class Router:
         evidence = self.witness.weigh([readings[n] for n in numbers], [similarity[n] for n in numbers], worth)
         hits = [Hit(facts[n], similarity[n], probability(seen, weights), asdict(seen)) for n, seen in zip(numbers, evidence, strict=True)]
         hits = [
-            hit for n, hit in zip(numbers, hits, strict=True) if n > 0 or hit.score < self.policy.threshold or mirror.asks_for(hit.fact, query, self.witness)
+            hit
+            for n, hit in zip(numbers, hits, strict=True)
+            if n > 0 or hit.score < self.policy.bar(hit.evidence) or mirror.asks_for(hit.fact, query, self.witness)
         ]
         hits.sort(key=lambda hit: (-hit.score, -hit.similarity, hit.fact.id))
         timings = {
@@ -142,7 +144,7 @@ class Router:
         """Whether evidence suffices to govern; None where more of it might count against a fact."""
         if min(weights["logit"], weights["own"], -weights["rival"], weights["contrast"], weights["judged"]) < 0:
             return None
-        return lambda seen: probability(seen, weights) >= self.policy.threshold
+        return lambda seen: probability(seen, weights) >= self.policy.bar(asdict(seen))
 
     def _embed(self, views: list[str], texts: list[str]) -> NDArray[np.float32]:
         """Vectors of the views of a query; in the same pass those texts that the witness will ask for, unless the query is so long that they would wait for it."""

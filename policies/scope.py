@@ -13,24 +13,37 @@ from stores.records import Hit
 class ScopePolicy:
     """How candidates become governing facts.
 
-    A fact governs when its calibrated probability reaches `threshold`; of several, those stay whose
-    probability is within `margin` of the best, at most `most`.
+    A fact governs when its calibrated probability reaches `threshold`, or, by what the query has of its name and what is known of its relation, one of the two
+    beside it; of several, those stay whose probability is within `margin` of the best, at most `most`.
     """
 
-    threshold: float = 0.12
+    threshold: float = 0.25
+    unfamiliar: float = 0.12
+    """The same for facts that the query names and whose relation the lexicon does not know by name: their odd wordings are judged too low."""
+    unnamed: float = 0.5
+    """The same for facts of whose names the query has nothing: a crowd always has one about something alike."""
     margin: float = 0.25
     most: int = 3
     candidates: int = 8
     """How many facts of the index are looked at."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1 or self.most < 1 or self.candidates < 1 or self.margin < 0:
-            raise ValueError(f"threshold must lie between 0 and 1, most and candidates be at least 1, margin at least 0: {self}")
+        within = all(0 < each < 1 for each in (self.threshold, self.unfamiliar, self.unnamed))
+        if not within or self.most < 1 or self.candidates < 1 or self.margin < 0:
+            raise ValueError(f"threshold, unfamiliar and unnamed must lie between 0 and 1, most and candidates be at least 1, margin at least 0: {self}")
+
+    def bar(self, evidence: Mapping[str, float]) -> float:
+        """From which probability a fact with such evidence (see `Evidence`) governs; `threshold` where nothing is known of it."""
+        if not evidence:
+            return self.threshold
+        if evidence["named"] or evidence["variant"]:
+            return self.threshold if evidence["known"] > evidence["guessed"] else self.unfamiliar
+        return self.threshold if evidence["shared"] or evidence["before"] else self.unnamed
 
     def govern(self, hits: Sequence[Hit], moment: str, namespaces: Sequence[str] | None = None) -> list[Hit]:
         """The facts that govern, best first; facts that are not valid at the moment or belong to others never do."""
         allowed = [h for h in hits if h.fact.valid_at(moment) and (namespaces is None or h.fact.namespace in namespaces)]
-        firing = sorted((h for h in allowed if h.score >= self.threshold), key=lambda h: (-h.score, h.fact.id))
+        firing = sorted((h for h in allowed if h.score >= self.bar(h.evidence)), key=lambda h: (-h.score, h.fact.id))
         return [h for h in firing if h.score >= firing[0].score - self.margin][: self.most]
 
 
@@ -56,6 +69,10 @@ class Evidence:
     """How near it is to another relation of the lexicon, at most."""
     known: float
     """1 if the lexicon knows the fact's relation."""
+    guessed: float = 0.0
+    """1 if it was told from the fact's wording, for want of a name that the lexicon has."""
+    single: float = 0.0
+    """1 if the name is one word."""
     elsewhere: float = 0.0
     """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells; 2 if there is no doubt about it, if it is worded as
     another relation is, or asks for another kind of value ("where", beside a person)."""

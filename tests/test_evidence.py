@@ -13,6 +13,7 @@ from hybrid.embedder import Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.scope.adjectives import called_after
 from hybrid.scope.evidence import Witness
+from hybrid.scope.degrees import opposed
 from hybrid.scope.names import longer, shared, span, spelt_out, untitled, variant, without
 from hybrid.scope.nouns import another_kind, asked, elsewhere, excluded
 from hybrid.scope.pairs import alias
@@ -130,6 +131,7 @@ def test_a_name_within_a_longer_one_is_noticed() -> None:
     assert within("Vik", "Old Vik was founded by")
     assert within("Vik", "Norra Vik was founded by") and within("Vik", "It rained. Norra Vik has a") and not within("Vik", "Sunset in Vik. Does Vik shine?")
     assert not any(within("Ravn", f"{word} Ravn was born in") for word in ("Singer", "Yesterday", "Poor", "Although", "Dr."))
+    assert longer((15, 19), "Who owns Queen Vera?", thing=True) and not longer((15, 19), "Who owns Queen Vera?"), "a ship, or a person"
     assert not within("Vik", "In Vik, who rules?") and not within("Vik", "Is Vik big?") and not within("Vik", "Who taught President Vik?")
 
 
@@ -257,6 +259,31 @@ def test_a_name_with_another_word_in_it_is_not_shared() -> None:
     )
     assert shared("Harrow Rowing Club", "Is the Harrow Rowing Club older than the Harrow Chess Club?") == 1
     assert shared("Rana Ford Thorsdottir", "Who taught Rana F. Thorsdottir?") > 0.6 and shared("Harrow Rowing Club", "Is Rowing Club open?") > 0.6
+
+
+def test_small_words_and_words_that_come_once_tell_less() -> None:
+    assert shared("The Morning", "Sleeping in the Tower, that was started in") == shared("Wheel of the Mill", "Tales of the Sea, from") == 0.0
+    assert shared("Salt Salt", "Who sells Salt?") == 0.5 and shared("Salt Salt", "Who sells Salt Salt?") == 1.0
+    assert shared("The The", "Who sang in The The?") == 1.0
+    assert shared("The House", "Who cleans its own house, then?") == 0.0 < shared("The House", "who cleans its own house, then?")
+    assert shared("Grey Lighthouse", "Who painted the old lighthouse?") == 0.0 < shared("Grey Lighthouse", "Who painted the Lighthouse?")
+    king = replace(stored("Kerry Lind", "instrument", "{} plays the"), subject="Kerry King")
+    assert not Reading.of("Songs for the King was first sung in", king).variant and Reading.of("What does King play?", king).variant
+
+
+def test_how_a_relation_is_known_is_evidence(witness: Witness) -> None:
+    told = replace(stored("Vera Trask", "the mother of is whom", "The mother of {} is whom?"), target_new="Edda Trask")
+    named = replace(told, relation="mother")
+    seen = witness.gather("Vera Trask was the daughter of", [named, told])
+    assert [(each.known, each.guessed, each.single) for each in seen] == [(1.0, 0.0, 0.0), (1.0, 1.0, 0.0)]
+
+
+def test_another_degree_is_asked_for() -> None:
+    lake = stored("Kenya", "largest lake", "The largest lake of {} is")
+    other = {query: Reading.of(query, lake).elsewhere for query in ("What is the smallest lake in Kenya?", "Is the largest lake of Kenya its smallest sea?")}
+    assert list(other.values()) == [2, 0]
+    assert opposed("How wide is it?", "The length of it is") and not opposed("How long is it?", "The length of it is")
+    assert not opposed("the biggest isle in it", "the largest island in it is")
 
 
 def test_aliases_are_other_spellings() -> None:

@@ -33,6 +33,18 @@ def test_none_one_or_several_govern() -> None:
     assert [h.score for h in policy.govern(hits(0.8, 0.9, 0.85), NOW)] == [0.9, 0.85]
 
 
+def test_the_less_is_known_of_a_fact_the_more_it_takes() -> None:
+    policy = ScopePolicy()
+    told = {"named": 1.0, "variant": 0.0, "before": 0.0, "shared": 1.0, "known": 1.0, "guessed": 0.0}
+    assert policy.bar({}) == policy.bar(told) == policy.threshold
+    assert policy.bar(told | {"guessed": 1.0}) == policy.bar(told | {"named": 0.0, "variant": 1.0, "known": 0.0}) == policy.unfamiliar < policy.threshold
+    partly = told | {"named": 0.0, "shared": 0.5, "known": 0.0}
+    assert policy.bar(partly) == policy.bar(partly | {"shared": 0.0, "before": 1.0}) == policy.threshold
+    assert policy.bar(partly | {"shared": 0.0}) == policy.unnamed > policy.threshold
+    low = Hit(fact(1), 0.5, (policy.unfamiliar + policy.threshold) / 2, told)
+    assert policy.govern([low], NOW) == [] and policy.govern([Hit(low.fact, 0.5, low.score, told | {"known": 0.0})], NOW)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.3))
 def test_routing_is_monotone_in_the_score(scores: list[float], raise_by: float) -> None:
     policy = ScopePolicy()

@@ -74,9 +74,10 @@ def own_weights(memory: HybridMemory) -> dict[str, float] | None:
     if kept is None:
         return None
     about = json.loads(kept)
-    if about["classifier"] != classifier(memory.router.witness.scorer) or set(about["weights"]) != {*Evidence.__dataclass_fields__, "bias"}:
+    names = {*Evidence.__dataclass_fields__, "bias"}
+    if about["classifier"] != classifier(memory.router.witness.scorer) or not set(about["weights"]) <= names:
         return None
-    return dict(about["weights"])
+    return dict.fromkeys(names, 0.0) | about["weights"]  # evidence that there was not yet when they were fitted counts for nothing
 
 
 def keep(memory: HybridMemory, weights: Mapping[str, float] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -62,16 +63,27 @@ def span(name: str, text: str) -> tuple[int, int] | None:
 
 
 def shared(name: str, text: str) -> float:
-    """Share of a name's words that the text has; none if the text has another number or another word in place of one of the name's ("Fire Station 12",
-    "Fire Station 13"; "Harrow Rowing Club", "Harrow Chess Club")."""
-    own, there = WORD.findall(fold(name)), set(WORD.findall(fold(text)))
+    """Share of a name's words that the text has; none if these are but small ones, or one that is an ordinary word there ("The House", "its own house"), or
+    if the text has another number or another word in place of one of the name's ("Fire Station 12", "Fire Station 13"; "Harrow Rowing Club", "Harrow Chess
+    Club")."""
+    own, there = WORD.findall(fold(name)), Counter(WORD.findall(fold(text)))
     if len(own) == 1:
         return float(span(name, text) is not None)
     numbers = {word for word in own if word.isdecimal()}
-    if numbers - there and any(word.isdecimal() for word in there):
+    if numbers - there.keys() and any(word.isdecimal() for word in there):
         return 0.0
-    share = sum(word in there for word in own) / max(1, len(own))
-    return 0.0 if share < 1 and _replaced(name, text) else share
+    common = Counter(own) & there
+    share, telling = common.total() / max(1, len(own)), common.keys() - SMALL
+    if (share < 1 and (not telling or _replaced(name, text))) or (len(telling) == 1 and _common(*telling, name, text)):
+        return 0.0
+    return share
+
+
+def _common(word: str, name: str, text: str) -> bool:
+    """Whether the word that a text has of a name is an ordinary one there, in small letters, in the words of somebody who uses capitals."""
+    if word not in written() or text.islower() or word in WORD.findall(name):
+        return False
+    return all(found == found.lower() for found in WORD.findall(text) if fold(found) == word)
 
 
 def _replaced(name: str, text: str) -> bool:
@@ -124,19 +136,20 @@ def _head(name: str) -> str | None:
     return head if colon and rest and (head.count(" ") or re.search(r"[A-Z].*\d", head)) else None
 
 
-def longer(where: tuple[int, int], text: str, person: bool = False) -> bool:
+def longer(where: tuple[int, int], text: str, person: bool = False, thing: bool = False) -> bool:
     """Whether the name at `where` is part of a longer one: beside it, with nothing but a space between, stands another capitalised word or a number.
 
     A word that begins the sentence counts if it is no ordinary one ("Victoria Land"). A title before it is no part of a name, nor is a rank before two words of one ("Major Anna Berg"; but "Duke University").
 
     Args:
         person: further given names before two words of a name are the same person's, too.
+        thing: what has the name has no title: "Queen" before "Harbour" is a word of another work's.
     """
     start = text[: where[0]]
     before = BEFORE.search(start) or QUALIFIED.search(start) or opening(start)
     after = re.match(r" (?:[A-Z]\w*|\d+\b)", text[where[1] :])
-    several = " " in text[slice(*where)].strip()
-    titles = TITLES | HONOURS if several else TITLES
+    several = " " in text[slice(*where)].strip().removeprefix("The ")
+    titles = TITLES | HONOURS if several else {"the"} if thing else TITLES
     return bool(after) or (before is not None and not _given(before.group(1), person and several) and before.group(1).lower() not in titles)
 
 

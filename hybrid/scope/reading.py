@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hybrid.asked_moment import undated
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import opposite
+from hybrid.scope.degrees import opposed
 from hybrid.scope.names import fold, longer, shared, span, titled, untitled, variant, without
 from hybrid.scope.nouns import another_kind, another_value, elsewhere, excluded
 from hybrid.scope.nouns import asked as asked_for
@@ -63,11 +64,13 @@ class Reading:
     forms: tuple[str, ...]
     """The fact's own prompt and relation, without the name."""
     elsewhere: int
-    """Whether something else is asked for by name, or another kind of value, see `hybrid.scope.nouns`."""
+    """Whether something else is asked for by name, or another kind of value (`hybrid.scope.nouns`), or another degree (`hybrid.scope.degrees`)."""
     excluded: bool
     name: str
     """The fact's name that is compared."""
     target: str
+    guessed: bool
+    """Whether the relation was told from the fact's wording."""
 
     @classmethod
     def of(cls, query: str, fact: Fact, hidden: Collection[str] = (), guess: str | None = None) -> Reading:
@@ -96,7 +99,7 @@ class Reading:
             if where is not None:
                 last, spelt = last[: where[0]] + name + last[where[1] :], True
                 where = where[0], where[0] + len(name)
-        within = where is not None and longer(where, last, person)
+        within = where is not None and longer(where, last, person, relation is not None and not person)
         if where is not None:
             last = untitled(where, last)
         word = name.islower() and name in worded()  # "stone" may be meant, or not
@@ -115,7 +118,7 @@ class Reading:
         bare = None if another_word else without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, forms, hidden)
         mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
-        if mistaken or (bare is not None and relation is not None and another_kind(bare, relation)):
+        if mistaken or (bare is not None and (opposed(bare, " ".join(forms)) or (relation is not None and another_kind(bare, relation)))):
             other = 2
         return cls(
             asked,
@@ -132,6 +135,7 @@ class Reading:
             excluded(fact.target_new, last),
             name,
             fact.target_new,
+            relation is not None and find(fact.relation) is None,
         )
 
     @property
@@ -162,6 +166,8 @@ class Reading:
             own=wording.own,
             rival=wording.rival,
             known=float(self.relation is not None),
+            guessed=float(self.guessed),
+            single=float(" " not in self.name.strip()),
             elsewhere=self._elsewhere(wording, logit),
             excluded=float(self.excluded),
             contrast=contrast,

@@ -11,6 +11,7 @@ from hybrid.scope.words import SMALL, same, words
 
 CODE = re.compile(r"\b[Uu]\+([0-9A-Fa-f]{4,6})\b")
 INITIALS = re.compile(r"[A-Z]{1,3}")
+ARTICLE = re.compile(r"(?i)\b(?:the|an?) $")
 FAMILY = 4
 """Letters that a family name has at least, to stand for a person alone."""
 
@@ -68,6 +69,7 @@ def _cited(own: Sequence[str], initials: str, family: str, least: int) -> bool:
 
 
 def _beside(text: str, start: int, end: int) -> bool:
-    """Whether another capitalised word or a number stands right beside; an ordinary word that a sentence begins with has a capital anyway."""
-    before = re.search(r"(?<=[^\s.:!?] )[A-Z]\S* $", text[:start]) or opening(text[:start])
+    """Whether another capitalised word, a number or an article ("the King") stands right beside; an ordinary word that a sentence begins with has a capital
+    anyway."""
+    before = re.search(r"(?<=[^\s.:!?] )[A-Z]\S* $", text[:start]) or opening(text[:start]) or ARTICLE.search(text[:start])
     return before is not None or re.match(r"[ -](?:[A-Z]|\d)", text[end:]) is not None
