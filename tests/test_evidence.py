@@ -12,8 +12,8 @@ from hybrid.chains.paths import question
 from hybrid.embedder import Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.scope.adjectives import called_after
-from hybrid.scope.evidence import Witness
 from hybrid.scope.degrees import opposed
+from hybrid.scope.evidence import Witness
 from hybrid.scope.names import longer, shared, span, spelt_out, untitled, variant, without
 from hybrid.scope.nouns import another_kind, asked, elsewhere, excluded
 from hybrid.scope.pairs import alias

@@ -77,7 +77,7 @@ def own_weights(memory: HybridMemory) -> dict[str, float] | None:
     names = {*Evidence.__dataclass_fields__, "bias"}
     if about["classifier"] != classifier(memory.router.witness.scorer) or not set(about["weights"]) <= names:
         return None
-    return dict.fromkeys(names, 0.0) | about["weights"]  # evidence that there was not yet when they were fitted counts for nothing
+    return dict.fromkeys(names, 0.0) | dict(about["weights"])  # evidence that there was not yet when they were fitted counts for nothing
 
 
 def keep(memory: HybridMemory, weights: Mapping[str, float] | None) -> None:

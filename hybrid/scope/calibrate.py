@@ -73,14 +73,15 @@ def gather(folder: Path, facts: Path, text: Path, sort: str, count: int, queries
         if sort == "crowded":
             crowd(memory, makers(facts, text).train, CROWD, seed)
             seed += 1
-        others = {fact.id for fact in memory.ledger.facts()}
-        asked = authored(memory, queries, seed) if sort in ("authored", "crowded") else _drawn(memory, facts, text, sort, count, queries, seed)
-        doubtful = (lambda hit: hit.fact.id not in others and hit.evidence["shared"] > 0.9) if sort in ("authored", "crowded") else (lambda _: False)
+        invented = {fact.id for fact in memory.ledger.facts()}
+        written = sort in ("authored", "crowded")
+        asked = authored(memory, queries, seed) if written else _drawn(memory, facts, text, sort, count, queries, seed)
         return [
             Seen((sort, number), kind, Evidence(**hit.evidence), hit.fact.id == meant)
             for number, (kind, meant, candidates) in enumerate(asked)
             for hit in candidates
-            if hit.fact.id == meant or not doubtful(hit)  # what one authored fact tells, another one's query may ask
+            # what one authored fact tells, another one's query may ask
+            if not (written and hit.fact.id != meant and hit.fact.id not in invented and hit.evidence["shared"] > 0.9)
         ]
 
 

@@ -74,7 +74,7 @@ def shared(name: str, text: str) -> float:
         return 0.0
     common = Counter(own) & there
     share, telling = common.total() / max(1, len(own)), common.keys() - SMALL
-    if (share < 1 and (not telling or _replaced(name, text))) or (len(telling) == 1 and _common(*telling, name, text)):
+    if (share < 1 and (not telling or _replaced(name, text))) or (len(telling) == 1 and _common(min(telling), name, text)):
         return 0.0
     return share
 
