@@ -286,6 +286,11 @@ def test_another_degree_is_asked_for() -> None:
     assert not opposed("the biggest isle in it", "the largest island in it is")
 
 
+def test_what_is_asked_for_may_lie_in_the_subject() -> None:
+    capital = stored("Kenya", "capital", "The capital of {} is")
+    assert [Reading.of(f"What is the {noun} in Kenya?", capital).elsewhere for noun in ("largest city", "capital", "capital city")] == [2, 0, 0]
+
+
 def test_aliases_are_other_spellings() -> None:
     rng = random.Random(0)
     assert {alias(rng, "Zoë Ann Hart", "person") for _ in range(60)} == {"Zoe Ann Hart", "Zoë Hart", "Z. Ann Hart", "Dr. Zoë Ann Hart"}

@@ -75,7 +75,7 @@ def _frames(pronoun: str) -> tuple[tuple[re.Pattern[str], bool], ...]:
     return tuple(
         (re.compile(frame), alone)
         for frame, alone in (
-            (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{the}(?:names? of {the})?{PHRASE} (?:of|for) {it}(?: is| was| are| were)?$", True),
+            (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{the}(?:names? of {the})?{PHRASE} (?:of|for|in) {it}(?: is| was| are| were)?$", True),
             (rf"^{the}names? of {the}{PHRASE} (?:(?:that|which|with which|by) )?{it}\b.*$", True),
             (rf"^(?:(?:what|who|which) (?:is|was|are|were) )?{it}['’]s {PHRASE}(?: is| was| are| were)?$", True),
             (rf"^(?:.* )?(?:the|an|a) {PHRASE} (?:of|for|that|which) {it}\b", False),
