@@ -20,6 +20,7 @@ from hybrid.scope.pairs import alias
 from hybrid.scope.phrasings import Phrasings, phrasings
 from hybrid.scope.reading import Reading, last_sentence
 from hybrid.scope.scorer import ScopeScorer
+from hybrid.scope.turned import turned
 from stores.errors import Corrupt
 from stores.records import Fact
 
@@ -284,6 +285,40 @@ def test_another_degree_is_asked_for() -> None:
     assert list(other.values()) == [2, 0]
     assert opposed("How wide is it?", "The length of it is") and not opposed("How long is it?", "The length of it is")
     assert not opposed("the biggest isle in it", "the largest island in it is")
+
+
+@pytest.mark.parametrize(
+    ("query", "prompt", "reverse"),
+    [
+        ("Who reports to it?", "it reports to", True),
+        ("Tell me, who is taught by it?", "The course it is taught by", True),
+        ("Which river flows into it?", "it flows into the", True),
+        ("Which companies does it own?", "it is owned by", True),
+        ("Whose mother is it?", "The mother of it is", True),
+        ("What depends on the it?", "it depends on", True),
+        ("Which country is it the capital of?", "The capital of it is", True),
+        ("Who does it report to?", "it reports to", False),
+        ("Who originally aired it?", "it originally aired on", False),
+        ("Who is married to it?", "it is married to", False),
+        ("Whose invention is it?", "The invention of it is", False),
+        ("Who wrote it?", "it was written by", False),
+        ("Which companies does it own?", "it owns", False),
+    ],
+)
+def test_the_other_end_is_asked_for(query: str, prompt: str, reverse: bool) -> None:
+    assert turned(query, prompt) == reverse
+
+
+def test_the_lexicon_tells_the_other_end_too() -> None:
+    boss = stored("Una Trask", "manager", "The manager of {} is")
+    assert [Reading.of(query, boss).elsewhere for query in ("Who reports to Una Trask?", "Who is Una Trask's manager?", "Whose manager is Una Trask?")] == [
+        2,
+        0,
+        2,
+    ]
+    asked_so = [(r, q) for r in relations().values() for q in (*r.questions, *r.held_out_questions)]
+    wrong = [(r.id, q) for r, q in asked_so if turned(fill(q, "it"), fill(r.statements[0], "it"), r.id)]
+    assert len(wrong) <= 4, wrong
 
 
 def test_what_is_asked_for_may_lie_in_the_subject() -> None:

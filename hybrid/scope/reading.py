@@ -19,6 +19,7 @@ from hybrid.scope.nouns import asked as asked_for
 from hybrid.scope.ordinary import worded, written
 from hybrid.scope.phrasings import PRONOUN, Wording
 from hybrid.scope.shortened import partly
+from hybrid.scope.turned import turned
 from hybrid.scope.words import UNENDED
 from policies.scope import Evidence
 from stores.records import Fact
@@ -64,7 +65,8 @@ class Reading:
     forms: tuple[str, ...]
     """The fact's own prompt and relation, without the name."""
     elsewhere: int
-    """Whether something else is asked for by name, or another kind of value (`hybrid.scope.nouns`), or another degree (`hybrid.scope.degrees`)."""
+    """Whether something else is asked for by name, or another kind of value (`hybrid.scope.nouns`), another degree (`hybrid.scope.degrees`) or the
+    other end (`hybrid.scope.turned`)."""
     excluded: bool
     name: str
     """The fact's name that is compared."""
@@ -118,7 +120,9 @@ class Reading:
         bare = None if another_word else without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
         other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, forms, hidden)
         mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
-        if mistaken or (bare is not None and (opposed(bare, " ".join(forms)) or (relation is not None and another_kind(bare, relation)))):
+        if mistaken or (bare is not None and (opposed(bare, " ".join(forms)) or turned(bare, forms[0], None if relation is None else relation.id))):
+            other = 2
+        if bare is not None and relation is not None and another_kind(bare, relation):
             other = 2
         return cls(
             asked,
