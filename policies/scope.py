@@ -17,7 +17,7 @@ class ScopePolicy:
     beside it; of several, those stay whose probability is within `margin` of the best, at most `most`.
     """
 
-    threshold: float = 0.25
+    threshold: float = 0.18
     unfamiliar: float = 0.12
     """The same for facts that the query names and whose relation the lexicon does not know by name: their odd wordings are judged too low."""
     unnamed: float = 0.5
@@ -70,9 +70,7 @@ class Evidence:
     known: float
     """1 if the lexicon knows the fact's relation."""
     guessed: float = 0.0
-    """1 if it was told from the fact's wording, for want of a name that the lexicon has."""
-    single: float = 0.0
-    """1 if the name is one word."""
+    """1 if it was told from the fact's wording, for want of a name that the lexicon has; for the threshold alone."""
     elsewhere: float = 0.0
     """1 if the query names what it asks for ("the mother of"), and that is not what the fact tells; 2 if there is no doubt about it, if it is worded as
     another relation is, or asks for another kind of value ("where", beside a person)."""

@@ -276,7 +276,7 @@ def test_how_a_relation_is_known_is_evidence(witness: Witness) -> None:
     told = replace(stored("Vera Trask", "the mother of is whom", "The mother of {} is whom?"), target_new="Edda Trask")
     named = replace(told, relation="mother")
     seen = witness.gather("Vera Trask was the daughter of", [named, told])
-    assert [(each.known, each.guessed, each.single) for each in seen] == [(1.0, 0.0, 0.0), (1.0, 1.0, 0.0)]
+    assert [(each.known, each.guessed) for each in seen] == [(1.0, 0.0), (1.0, 1.0)]
 
 
 def test_another_degree_is_asked_for() -> None:

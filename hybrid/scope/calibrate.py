@@ -3,7 +3,7 @@
 What `policies.scope.Evidence` adds up to is fitted (`hybrid.scope.judge`) on queries to stores of 1,000 facts whose subjects and wordings the
 classifier was not trained on. In two of them it was not trained on their relations either; of these, the lexicon knows the relations in one. In the
 third, half of the facts are stored in words that the lexicon does not have. The fourth holds the authored facts that were kept from training
-(`hybrid.scope.authored`), and the fifth these beside ten thousand facts about invented subjects, whose names are words of other names, too.
+(`hybrid.scope.authored`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hybrid.embedder import file_hash
 from hybrid.memory import HybridMemory
 from hybrid.request import from_cue
 from hybrid.scope.authored import examples
-from hybrid.scope.evaluate import INSIDE, ask, crowd, distinct_facts
+from hybrid.scope.evaluate import INSIDE, ask, distinct_facts
 from hybrid.scope.evidence import Witness
 from hybrid.scope.judge import FILE, Judge, table
 from hybrid.scope.phrasings import Phrasings
@@ -37,10 +37,9 @@ from stores.records import Hit
 
 OTHERS = 0.15
 """Importance of a candidate that the query was not made for, beside the one that it was made for."""
-SORTS = {"known": 0.25, "unknown": 0.1, "familiar": 0.35, "authored": 0.15, "crowded": 0.15}
-"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know; that were written one by one; those in a crowd;
-and how much they count."""
-CROWD = 10_000
+SORTS = {"known": 0.25, "unknown": 0.1, "familiar": 0.4, "authored": 0.25}
+"""Facts of relations that the lexicon knows, and the classifier does not; that neither knows; that both know; that were written one by one; and how much
+they count."""
 EMPHASIS = {"same_subject": 2.0, "neighborhood": 6.0, "oblique": 0.5}
 """Kinds of queries that count for more or less than the others: the one is what fools a router most, the other what people ask least."""
 FOLDS = 4
@@ -70,18 +69,13 @@ def gather(folder: Path, facts: Path, text: Path, sort: str, count: int, queries
     scorer.about["evidence"] = dict.fromkeys(Evidence.__dataclass_fields__, 0.0) | {"bias": 0.0}
     with tempfile.TemporaryDirectory() as store, HybridMemory(store) as memory:
         memory.router.witness = Witness(scorer, memory.embedder, Phrasings(hidden=(*SCORE, *CALIBRATE) if sort == "unknown" else SCORE))
-        if sort == "crowded":
-            crowd(memory, makers(facts, text).train, CROWD, seed)
-            seed += 1
-        invented = {fact.id for fact in memory.ledger.facts()}
-        written = sort in ("authored", "crowded")
+        written = sort == "authored"
         asked = authored(memory, queries, seed) if written else _drawn(memory, facts, text, sort, count, queries, seed)
         return [
             Seen((sort, number), kind, Evidence(**hit.evidence), hit.fact.id == meant)
             for number, (kind, meant, candidates) in enumerate(asked)
             for hit in candidates
-            # what one authored fact tells, another one's query may ask
-            if not (written and hit.fact.id != meant and hit.fact.id not in invented and hit.evidence["shared"] > 0.9)
+            if not (written and hit.fact.id != meant and hit.evidence["shared"] > 0.9)  # what one authored fact tells, another one's query may ask
         ]
 
 

@@ -25,13 +25,13 @@ from stores.errors import Corrupt
 
 FILE = "judge.safetensors"
 """Beside the classifier's weights; the manifest knows its checksum."""
-GATHERED = tuple(field.name for field in fields(Evidence) if field.name != "judged")
-NAMES = (*GATHERED, "margin", "familiar", "supposed", "strange")
+GATHERED = tuple(field.name for field in fields(Evidence) if field.name not in ("guessed", "judged"))
+NAMES = (*GATHERED, "margin", "familiar", "strange")
 """What is looked at: the evidence; how much nearer the wording is to the fact's relation than to any other, and that once more apart for relations that the
-lexicon knows by name, those that were told from the fact's wording, and those that it does not know."""
-SUMMED = ("logit", "named", "variant", "longer", "before", "shared", "elsewhere", "excluded", "familiar", "supposed", "strange")
+lexicon knows and those that it does not."""
+SUMMED = ("logit", "named", "variant", "longer", "before", "shared", "elsewhere", "excluded", "familiar", "strange")
 """What the sum is over; the rest is for the trees."""
-RISING = {"logit", "named", "variant", "shared", "own", "margin", "familiar", "supposed", "strange", "contrast"}
+RISING = {"logit", "named", "variant", "shared", "own", "margin", "familiar", "strange", "contrast"}
 FALLING = {"longer", "rival", "elsewhere", "excluded"}
 Tree = tuple[list[int], list[float], list[float]]
 """Which evidence is compared, with what, and what the four ends add."""
@@ -51,8 +51,8 @@ LEAST, STIFF = 0.1, 0.003
 def table(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
     """Evidence as rows, (n, names), in the order of `NAMES`."""
     rows = np.array([[getattr(each, name) for name in (*GATHERED, "margin")] for each in evidence], dtype=np.float64).reshape(-1, len(GATHERED) + 1)
-    known, guessed, margin = rows[:, GATHERED.index("known")], rows[:, GATHERED.index("guessed")], rows[:, -1]
-    return np.column_stack([rows, margin * (known - guessed), margin * guessed, margin * (1 - known)])
+    known, margin = rows[:, GATHERED.index("known")], rows[:, -1]
+    return np.column_stack([rows, margin * known, margin * (1 - known)])
 
 
 @dataclass(frozen=True, eq=False)

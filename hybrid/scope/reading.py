@@ -171,7 +171,6 @@ class Reading:
             rival=wording.rival,
             known=float(self.relation is not None),
             guessed=float(self.guessed),
-            single=float(" " not in self.name.strip()),
             elsewhere=self._elsewhere(wording, logit),
             excluded=float(self.excluded),
             contrast=contrast,
