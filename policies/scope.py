@@ -21,7 +21,7 @@ class ScopePolicy:
     unfamiliar: float = 0.12
     """The same for facts that the query names and whose relation the lexicon does not know by name: their odd wordings are judged too low."""
     unnamed: float = 0.5
-    """The same for facts of whose names the query has nothing: a crowd always has one about something alike."""
+    """The same for facts of whose names the query has half at most: a crowd always has one about something alike."""
     margin: float = 0.25
     most: int = 3
     candidates: int = 8
@@ -38,7 +38,7 @@ class ScopePolicy:
             return self.threshold
         if evidence["named"] or evidence["variant"]:
             return self.threshold if evidence["known"] > evidence["guessed"] else self.unfamiliar
-        return self.threshold if evidence["shared"] or evidence["before"] else self.unnamed
+        return self.threshold if evidence["shared"] > 0.5 or evidence["before"] else self.unnamed
 
     def govern(self, hits: Sequence[Hit], moment: str, namespaces: Sequence[str] | None = None) -> list[Hit]:
         """The facts that govern, best first; facts that are not valid at the moment or belong to others never do."""

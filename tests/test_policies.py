@@ -38,9 +38,9 @@ def test_the_less_is_known_of_a_fact_the_more_it_takes() -> None:
     told = {"named": 1.0, "variant": 0.0, "before": 0.0, "shared": 1.0, "known": 1.0, "guessed": 0.0}
     assert policy.bar({}) == policy.bar(told) == policy.threshold
     assert policy.bar(told | {"guessed": 1.0}) == policy.bar(told | {"named": 0.0, "variant": 1.0, "known": 0.0}) == policy.unfamiliar < policy.threshold
-    partly = told | {"named": 0.0, "shared": 0.5, "known": 0.0}
+    partly = told | {"named": 0.0, "shared": 0.6, "known": 0.0}
     assert policy.bar(partly) == policy.bar(partly | {"shared": 0.0, "before": 1.0}) == policy.threshold
-    assert policy.bar(partly | {"shared": 0.0}) == policy.unnamed > policy.threshold
+    assert policy.bar(partly | {"shared": 0.0}) == policy.bar(partly | {"shared": 0.5}) == policy.unnamed > policy.threshold
     low = Hit(fact(1), 0.5, (policy.unfamiliar + policy.threshold) / 2, told)
     assert policy.govern([low], NOW) == [] and policy.govern([Hit(low.fact, 0.5, low.score, told | {"known": 0.0})], NOW)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from hybrid.asked_moment import undated
-from hybrid.lexicon import fill, find, relations
+from hybrid.lexicon import Relation, fill, find, relations
 from hybrid.lexicon.ambiguous import opposite
 from hybrid.scope.degrees import opposed
 from hybrid.scope.names import fold, longer, shared, span, titled, untitled, variant, without
@@ -118,12 +118,7 @@ class Reading:
         forms = (fill(fact.prompt, PRONOUN), f"{PRONOUN} {fact.relation}")
         stands = span(name, asked)
         bare = None if another_word else without(name, asked, None if stands is None else titled(stands, asked, person), PRONOUN)
-        other = 0 if bare is None else elsewhere(asked_for(bare, PRONOUN), relation, forms, hidden)
-        mistaken = bare is not None and another_value(bare, fact.target_new) and not another_value(forms[0], fact.target_new)
-        if mistaken or (bare is not None and (opposed(bare, " ".join(forms)) or turned(bare, forms[0], None if relation is None else relation.id))):
-            other = 2
-        if bare is not None and relation is not None and another_kind(bare, relation):
-            other = 2
+        other = 0 if bare is None else _other(bare, relation, forms, fact.target_new, hidden)
         return cls(
             asked,
             where is not None and not spelt and not word,
@@ -175,6 +170,16 @@ class Reading:
             excluded=float(self.excluded),
             contrast=contrast,
         )
+
+
+def _other(bare: str, relation: Relation | None, forms: tuple[str, ...], target: str, hidden: Collection[str]) -> int:
+    """Whether something else is asked for by a query without the name, see `Reading.elsewhere`."""
+    mistaken = another_value(bare, target) and not another_value(forms[0], target)
+    if mistaken or opposed(bare, " ".join(forms)) or turned(bare, forms[0], None if relation is None else relation.id):
+        return 2
+    if relation is not None and another_kind(bare, relation):
+        return 2
+    return elsewhere(asked_for(bare, PRONOUN), relation, forms, hidden)
 
 
 def _ordinary(name: str, found: str, query: str) -> bool:
