@@ -1,7 +1,7 @@
 """Questions for the other end of what a fact tells: "Who reports to it?", beside "it reports to".
 
 A sentence and its reverse have the same words, which embeddings and a small classifier hardly keep apart; the order of the words does. Of the authored
-sentences (`hybrid.scope.authored`) one of 24,000 queries that a fact governs is taken for its reverse, and 39 of 36,000 that ask something else are.
+sentences (`hybrid.scope.authored`) one of 24,000 queries that a fact governs is taken for its reverse, and 38 of 36,000 that ask something else are.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ WHOSE = re.compile(r"^(?:.*[,;:] )?whose ((?:[\w'’-]+ ){0,2}?[\w'’-]+(?<!tio
 """Whoever has it for something: "whose mother is it", but not "whose invention"."""
 ROLE = re.compile(rf"^(?:.*[,;:] )?{WH}(?: [\w'’-]+){{0,3}} (?:is|was) it (?:the |an? )?([\w'’-]+(?: [\w'’-]+){{0,2}}) (?:of|to|for)$")
 """What it is something of: "which country is it the capital of"."""
+OWNERS = frozenset("person company organization team".split())
+"""Kinds of values that somebody is something of."""
 IRREGULAR = frozenset(
     "is was are were has had led taught wrote made built bought sold won beat drove ran sang drew began became gave took held kept fed bore sent".split()
 )
 MUTUAL = frozenset(
     "married wed weds border borders bordered abuts shares met meets resembles equals joins joined partnered allied twinned linked connected adjoins near beside opposite "
-    "next like with between and sibling siblings brother sister cousin neighbour neighbor neighbours spouse partner colleague rival friend born".split()
+    "next like with between and sibling siblings brother sister cousin neighbour neighbor neighbours spouse partner colleague rival friend born belongs crosses aired".split()
 )
-"""Words of what holds both ways, or is said of both ends ("a lady born to him")."""
+"""Words of what holds both ways, or is loosely said of both ends ("which family belongs to it")."""
 PREPOSITIONS = "by on in at under with for to from as of into onto over through about against"
 FEW = frozenset(f"is was are were has had been be the a an {PREPOSITIONS}".split())
 """Words that do not tell what is done."""
@@ -43,16 +45,28 @@ def turned(query: str, prompt: str, relation: str | None = None) -> bool:
     """
     said = _plain(query)
     forms = [_plain(prompt), *(_statements(relation) if relation is not None else ())]
+    if said in forms:
+        return False
     if found := AGENT.match(said):
         acts = found.group(1).split()
-        return any(_does(acts[start:], forms) for start in range(len(acts)))
+        starts = (start for start in range(len(acts)) if _does(acts[start:], forms))
+        start = next(starts, None)
+        return start is not None and not _called((said[: found.start(1)].split() + acts[:start])[-1], forms[0], relation)
     if found := OBJECT.match(said):
-        stem = found.group(1).rstrip("e")
-        return len(stem) > 2 and found.group(1) not in MUTUAL and _any(rf"\bit (?:is|was|are|were) (?:\w+ )?{re.escape(stem)}\w{{0,3}} by\b", forms)
-    if found := WHOSE.match(said) or ROLE.match(said):
+        stem, noun = found.group(1).rstrip("e"), re.split(r" (?:does|did|do|has|had) it ", said)[0].split()[-1]
+        acts_on = len(stem) > 2 and _any(rf"\bit (?:is|was|are|were) (?:\w+ )?{re.escape(stem)}\w{{0,3}} by\b", forms)
+        return acts_on and found.group(1) not in MUTUAL and not _called(noun, forms[0], relation)
+    whose = WHOSE.match(said) if relation is None or relations()[relation].target_type in OWNERS else None
+    if found := whose or ROLE.match(said):
         name = re.escape(found.group(1))
         return not MUTUAL & set(found.group(1).split()) and _any(rf"(?:^|\bthe ){name} of it(?: is| was|$)|\bit['’]s {name}(?: is| was|$)", forms)
     return False
+
+
+def _called(noun: str, prompt: str, relation: str | None) -> bool:
+    """Whether this is what the fact's value is called ("which architect did it design" is loosely said for who designed it)."""
+    known = relations().get(relation or "")
+    return noun in prompt.split() or (known is not None and (noun == known.target_type or any(noun in name.split() for name in known.names)))
 
 
 def _does(verb: list[str], forms: Iterable[str]) -> bool:
