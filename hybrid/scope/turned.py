@@ -58,7 +58,9 @@ def turned(query: str, prompt: str, relation: str | None = None) -> bool:
         return acts_on and found.group(1) not in MUTUAL and not _called(noun, forms[0], relation)
     whose = WHOSE.match(said) if relation is None or relations()[relation].target_type in OWNERS else None
     if found := whose or ROLE.match(said):
-        name = re.escape(found.group(1))
+        name, known = re.escape(found.group(1)), relations().get(relation or "")
+        if whose and known is not None and found.group(1) in known.names and not MUTUAL & set(found.group(1).split()):
+            return True
         return not MUTUAL & set(found.group(1).split()) and _any(rf"(?:^|\bthe ){name} of it(?: is| was|$)|\bit['’]s {name}(?: is| was|$)", forms)
     return False
 
