@@ -146,6 +146,8 @@ def test_rivals_choose_from_the_same_candidates(shared_memory: HybridMemory) -> 
     assert [fired(method, near) for method in methods] == [0, 1, 1, 1, 1, 1, 1]
     assert [fired(method, far) for method in methods] == [0, 0, 0, 1, 1, 0, 0]
     assert fired("cosine", near, threshold=0.9999) == 0 and fired("cosine", far, threshold=0.0001) <= 1
+    odd = {"named": 1.0, "variant": 0.0, "before": 0.0, "shared": 1.0, "known": 0.0, "guessed": 0.0}
+    assert Memory("cosine", shared_memory, "batch", threshold=0.9).cosine.bar(odd) == 0.9, "its one threshold is for all facts"
 
 
 def test_a_record_alone_leaves_the_store_as_it_was(tmp_path: Path) -> None:

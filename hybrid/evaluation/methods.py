@@ -106,7 +106,7 @@ class Memory:
 
     def __init__(self, name: str, memory: HybridMemory, mode: Mode, *, top_k: int = TOP_K, threshold: float = THRESHOLD):
         self.name, self.memory, self.mode, self.top_k = name, memory, mode, top_k
-        self.cosine = replace(memory.scope, threshold=threshold, margin=0.0, most=1)
+        self.cosine = replace(memory.scope, threshold=threshold, unfamiliar=threshold, unnamed=threshold, margin=0.0, most=1)
         self.ids: dict[int, list[str]] = {}
         self.reader = "ike" if name in ("ike", "rag") else memory.router.reader
 
