@@ -311,11 +311,8 @@ def test_the_other_end_is_asked_for(query: str, prompt: str, reverse: bool) -> N
 
 def test_the_lexicon_tells_the_other_end_too() -> None:
     boss = stored("Una Trask", "manager", "The manager of {} is")
-    assert [Reading.of(query, boss).elsewhere for query in ("Who reports to Una Trask?", "Who is Una Trask's manager?", "Whose manager is Una Trask?")] == [
-        2,
-        0,
-        2,
-    ]
+    other = {q: Reading.of(f"{q}?", boss).elsewhere for q in ("Who reports to Una Trask", "Whose manager is Una Trask", "Whose boss is Una Trask")}
+    assert set(other.values()) == {2} and Reading.of("Who is Una Trask's manager?", boss).elsewhere == 0
     asked_so = [(r, q) for r in relations().values() for q in (*r.questions, *r.held_out_questions)]
     wrong = [(r.id, q) for r, q in asked_so if turned(fill(q, "it"), fill(r.statements[0], "it"), r.id)]
     assert len(wrong) <= 4, wrong

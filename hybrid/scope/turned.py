@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from hybrid.lexicon import fill, relations
+from hybrid.lexicon import Relation, fill, relations
 
 WH = r"(?:who|whom|what|which)"
 AGENT = re.compile(rf"^(?:.*[,;:] )?{WH}(?: [\w'’-]+){{0,3}}? ((?:(?:is|was|are|were|has|had) )?[\w'’-]+(?: [\w'’-]+){{0,3}}) it$")
 """Whoever does something to it, or is something of it: "which river flows into it"."""
-OBJECT = re.compile(rf"^(?:.*[,;:] )?{WH}(?: [\w'’-]+){{0,3}} (?:does|did|do|has|had) it ([\w'’-]+)$")
+OBJECT = re.compile(rf"^(?:.*[,;:] )?({WH}(?: [\w'’-]+){{0,3}}) (?:does|did|do|has|had) it ([\w'’-]+)$")
 """What it does something to: "which companies does it own"."""
 WHOSE = re.compile(r"^(?:.*[,;:] )?whose ((?:[\w'’-]+ ){0,2}?[\w'’-]+(?<!tion)(?<!ery)(?<!ment)(?<!ing)(?<!ure)) (?:is|was) it$")
 """Whoever has it for something: "whose mother is it", but not "whose invention"."""
@@ -31,8 +31,8 @@ MUTUAL = frozenset(
     "next like with between and sibling siblings brother sister cousin neighbour neighbor neighbours spouse partner colleague rival friend born belongs crosses aired".split()
 )
 """Words of what holds both ways, or is loosely said of both ends ("which family belongs to it")."""
-PREPOSITIONS = "by on in at under with for to from as of into onto over through about against"
-FEW = frozenset(f"is was are were has had been be the a an {PREPOSITIONS}".split())
+PREPOSITIONS = tuple("by on in at under with for to from as of into onto over through about against".split())
+FEW = frozenset(("is", "was", "are", "were", "has", "had", "been", "be", "the", "a", "an", *PREPOSITIONS))
 """Words that do not tell what is done."""
 
 
@@ -44,30 +44,29 @@ def turned(query: str, prompt: str, relation: str | None = None) -> bool:
         relation: the fact's, if the lexicon knows it: its statements are the fact's, too.
     """
     said = _plain(query)
-    forms = [_plain(prompt), *(_statements(relation) if relation is not None else ())]
+    forms, known = _forms(prompt, relation), relations()[relation] if relation is not None else None
     if said in forms:
         return False
     if found := AGENT.match(said):
         acts = found.group(1).split()
-        starts = (start for start in range(len(acts)) if _does(acts[start:], forms))
-        start = next(starts, None)
-        return start is not None and not _called((said[: found.start(1)].split() + acts[:start])[-1], forms[0], relation)
+        start = next((start for start in range(len(acts)) if _does(acts[start:], forms)), None)
+        return start is not None and not _called((said[: found.start(1)].split() + acts[:start])[-1], forms[0], known)
     if found := OBJECT.match(said):
-        stem, noun = found.group(1).rstrip("e"), re.split(r" (?:does|did|do|has|had) it ", said)[0].split()[-1]
-        acts_on = len(stem) > 2 and _any(rf"\bit (?:is|was|are|were) (?:\w+ )?{re.escape(stem)}\w{{0,3}} by\b", forms)
-        return acts_on and found.group(1) not in MUTUAL and not _called(noun, forms[0], relation)
-    whose = WHOSE.match(said) if relation is None or relations()[relation].target_type in OWNERS else None
-    if found := whose or ROLE.match(said):
-        name, known = re.escape(found.group(1)), relations().get(relation or "")
-        if whose and known is not None and found.group(1) in known.names and not MUTUAL & set(found.group(1).split()):
-            return True
-        return not MUTUAL & set(found.group(1).split()) and _any(rf"(?:^|\bthe ){name} of it(?: is| was|$)|\bit['’]s {name}(?: is| was|$)", forms)
-    return False
+        noun, verb = found.group(1).split()[-1], found.group(2)
+        stem = verb.rstrip("e")
+        acted_on = len(stem) > 2 and _any(rf"\bit (?:is|was|are|were) (?:\w+ )?{re.escape(stem)}\w{{0,3}} by\b", forms)
+        return acted_on and verb not in MUTUAL and not _called(noun, forms[0], known)
+    whose = WHOSE.match(said) if known is None or known.target_type in OWNERS else None
+    found = whose or ROLE.match(said)
+    if found is None or MUTUAL & set(found.group(1).split()):
+        return False
+    name = re.escape(found.group(1))
+    named = whose is not None and known is not None and found.group(1) in known.names
+    return named or _any(rf"(?:^|\bthe ){name} of it(?: is| was|$)|\bit['’]s {name}(?: is| was|$)", forms)
 
 
-def _called(noun: str, prompt: str, relation: str | None) -> bool:
+def _called(noun: str, prompt: str, known: Relation | None) -> bool:
     """Whether this is what the fact's value is called ("which architect did it design" is loosely said for who designed it)."""
-    known = relations().get(relation or "")
     return noun in prompt.split() or (known is not None and (noun == known.target_type or any(noun in name.split() for name in known.names)))
 
 
@@ -76,7 +75,7 @@ def _does(verb: list[str], forms: Iterable[str]) -> bool:
     acts = verb[0].endswith(("s", "ed")) or verb[0] in IRREGULAR
     if not acts or "it" in verb or MUTUAL & set(verb) or set(verb) <= FEW:
         return False
-    alone = "" if verb[-1] in PREPOSITIONS.split() else rf"(?! (?:{PREPOSITIONS.replace(' ', '|')})\b)"
+    alone = "" if verb[-1] in PREPOSITIONS else rf"(?! (?:{'|'.join(PREPOSITIONS)})\b)"
     return _any(rf"\bit {re.escape(' '.join(verb))}(?=\s|$){alone}", forms)
 
 
@@ -90,6 +89,8 @@ def _plain(text: str) -> str:
     return re.sub(r"\bthe it\b", "it", kept)
 
 
-@lru_cache(maxsize=1024)
-def _statements(relation: str) -> tuple[str, ...]:
-    return tuple(_plain(fill(each, "it")) for each in relations()[relation].statements)
+@lru_cache(maxsize=4096)
+def _forms(prompt: str, relation: str | None) -> tuple[str, ...]:
+    """How a fact may be told, its own prompt first."""
+    statements = () if relation is None else relations()[relation].statements
+    return tuple(_plain(each) for each in (prompt, *(fill(statement, "it") for statement in statements)))
