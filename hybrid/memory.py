@@ -21,6 +21,7 @@ from hybrid.answer import Answer, Decision
 from hybrid.answering import Answerers
 from hybrid.behaviour import Behaviour
 from hybrid.chains.follow import Chains
+from hybrid.claims.judged import Claims
 from hybrid.consolidation import removal
 from hybrid.consolidation.live import LiveWeights
 from hybrid.consolidation.run import Result, consolidate
@@ -105,6 +106,10 @@ class HybridMemory:
     @cached_property
     def chains(self) -> Chains:
         return Chains(self)
+
+    @cached_property
+    def claims(self) -> Claims:
+        return Claims(self)
 
     @cached_property
     def weights(self) -> LiveWeights:

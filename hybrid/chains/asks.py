@@ -32,12 +32,13 @@ NOUNS = {
 }  # fmt: skip
 """Nouns behind "which" and "what", and the lexicon's types of things that they allow."""
 ASKS = re.compile(r"(?i)^\W*(?:(?:in|on|at|from|to|of|by|for|with|under|after) )?(?P<word>who|whom|whose|when|where|what|which)\b(?:'s)? *(?P<noun>\w+)?")
+NAMED = re.compile(r"(?i)^\W*what (?:is|was|are|were) the names? of the (?P<noun>\w+) (?:that|which|where|at|in|of|to|from|whose)\b")
 
 
 def noun(question: str) -> str | None:
-    """The noun behind "which" or "what", if it is one that tells a type."""
-    match = ASKS.match(question)
-    said = (match["noun"] or "").casefold() if match is not None and match["word"].casefold() in ("which", "what") else ""
+    """The noun behind "which", "what" or "what is the name of the", if it is one that tells a type."""
+    match = NAMED.match(question) or ASKS.match(question)
+    said = (match["noun"] or "").casefold() if match is not None and match.groupdict().get("word", "what").casefold() in ("which", "what") else ""
     return said if said in NOUNS else None
 
 

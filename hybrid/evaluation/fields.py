@@ -16,7 +16,8 @@ from stores.errors import FormatError
 Row = Mapping[str, Any]
 WORD = re.compile(r"\w+")
 SMALL = frozenset("the a an of in on at to for by is are was were and or with from as it its this that who what which where when".split())
-NAME = re.compile(r"[A-Z0-9][\w'’&.-]*(?:\s+(?:(?:of|the|de|la|von|van|der|and|for|in)|&\s+)*[A-Z0-9][\w'’&.-]*)*")
+NAME = re.compile(r"[A-Z0-9][\w'’&.-]*(?:\s+(?:(?:of|the|in the|de|la|le|von|van|der|den|da|di|del|du|al|and|for|&)\s+)*[A-Z0-9][\w'’&.-]*)*")
+VERB = re.compile(r"\b(?:is|are|was|were|has|have|had|can|will|did|does|do)\b")
 LEAD = re.compile(r"(?:The|A|An|In|On|At|It|There|This|That|His|Her|Its)\s+")
 
 
@@ -187,7 +188,8 @@ def stated(statement: str, subject: str | None = None, target: str | None = None
     cloze = said[: len(said) - len(target)].rstrip()
     if subject is None:
         found = NAME.search(cloze, begin)
-        subject = found.group().removesuffix("'s").removesuffix("’s") if found else (cloze[begin:].split() or [""])[0]
+        plain = VERB.split(cloze[begin:], maxsplit=1)[0].strip()
+        subject = found.group().removesuffix("'s").removesuffix("’s") if found else plain or (cloze[begin:].split() or [""])[0]
     at = cloze.casefold().find(subject.casefold()) if subject else -1
     if at < 0 or not cloze:
         raise FormatError(f"the subject {subject!r} does not stand in {said!r} before {target!r}")

@@ -13,6 +13,12 @@ from stores.errors import FormatError
 ALIASING = "Subject_Aliasing"
 """The one portability group that asks for the fact itself, under another name: it is in scope."""
 
+INSIDE = frozenset(
+    "the a an this that these those there it he she they his her its their in on at by for from no not all some any most more only both either neither during after before "
+    "since until when while as to of under over with without despite at".split()
+)
+"""Words that a sentence begins with and that are written small within one."""
+
 
 class Reader:
     """Reads the records of one file, and counts what was left out."""
@@ -222,8 +228,12 @@ def pairs(row: Row, name: str) -> list[tuple[str, str]]:
 
 
 def claimed(claim: str) -> str:
-    """A claim as a question that is answered with yes or no."""
-    return f"Is it true that {claim.rstrip('.!')}?"
+    """A claim as a question that is answered with yes or no; one that is a question stays as it is."""
+    said = claim.strip()
+    if said.endswith("?"):
+        return said
+    small = said.split()[0].casefold() in INSIDE
+    return f"Is it true that {said[:1].lower() if small else said[:1]}{said[1:].rstrip('.!')}?"
 
 
 def where(query: str, request: Request) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from hybrid.embedder import DEFAULT, Embedder
 from hybrid.lexicon import fill, find, relations
 from hybrid.lexicon.ambiguous import ambiguous
-from hybrid.scope.names import shared
+from hybrid.scope.names import WORD, fold, shared
 from hybrid.scope.nouns import another_kind, told_by_name
 from hybrid.scope.phrasings import PRONOUN, Phrasings, Wording
 from hybrid.scope.reading import Reading
 from hybrid.scope.scorer import ScopeScorer
 from hybrid.scope.stages import Bounds, Worth, bounds, classifier
+from hybrid.scope.typos import mended
 from policies.scope import Evidence
 from stores.records import Fact
 
@@ -49,7 +51,9 @@ class Witness:
         return self.weigh(self.readings(query, facts))
 
     def readings(self, query: str, facts: Sequence[Fact]) -> list[Reading]:
-        """Each fact beside the query."""
+        """Each fact beside the query, slips of the pen put right in both."""
+        names = {word for fact in facts for name in (fact.subject, *fact.aliases) for word in WORD.findall(fold(name))}
+        query, facts = mended(query, names), [replace(fact, prompt=mended(fact.prompt, names)) for fact in facts]
         guesses = self._guessed(query, [fact for fact in facts if find(fact.relation) is None])
         return [Reading.of(query, fact, self.phrasings.hidden, guesses.get(fact.statement)) for fact in facts]
 

@@ -35,6 +35,9 @@ QUALIFIED = re.compile(rf"(?i)\b({'|'.join(sorted(QUALIFIERS))}) $")
 """A qualifier there, also where a sentence begins."""
 LONG = 8
 """Letters of a name of one word that may be misspelt; of shorter ones too many are one letter apart (Iran, Iraq)."""
+VERY_LONG = 16
+"""Letters of a name of several words of which one may be mistaken although the words are divided otherwise, too."""
+DIGITS = re.compile(r"\d+")
 INSERTED = 3
 """Words that another spelling may have beside the name's own."""
 SHORT = (
@@ -122,7 +125,7 @@ def variant(name: str, text: str) -> tuple[int, int] | None:
             window = found[at : at + length]
             other = [word for word, _ in window]
             same_words = length == len(own) >= 3 and bag == sorted(map(plain, other))
-            if same_words or _alike(own, other) or (len(run) >= 6 and run == "".join(map(plain, other))):
+            if same_words or _alike(own, other) or _run_alike(run, "".join(map(plain, other))):
                 return window[0][1][0], window[-1][1][1]
     return shortened(name, text) or called_after(name, text)
 
@@ -223,6 +226,13 @@ def _slip(a: str, b: str) -> bool:
     if min(len(a), len(b)) < 5:
         return min(len(a), len(b)) == 4 and _transcribed(a) == _transcribed(b)
     return not (a + b).isdecimal() and OSA.distance(plain(a), plain(b), score_cutoff=1) <= 1
+
+
+def _run_alike(a: str, b: str) -> bool:
+    """Whether two names are one when their words are run together; one letter of very many may be mistaken ("S-Transferase Mu1")."""
+    if min(len(a), len(b)) < VERY_LONG:
+        return len(a) >= 6 and a == b
+    return a[0] == b[0] and DIGITS.findall(a) == DIGITS.findall(b) and OSA.distance(a, b, score_cutoff=1) <= 1
 
 
 def _transcribed(word: str) -> str:

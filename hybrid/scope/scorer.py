@@ -72,7 +72,7 @@ def save(model: CrossEncoder, folder: Path, about: dict[str, Any], shard_bytes: 
     trained: dict[str, Tensor] = {}
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
-            trained |= _packed(key, parameter.detach() - (0 if key.startswith("head.") else start[key].detach()))
+            trained |= packed(key, parameter.detach() - (0 if key.startswith("head.") else start[key].detach()))
     shards: list[dict[str, Tensor]] = [{}]
     for key, value in trained.items():
         if sum(v.nbytes for v in shards[-1].values()) + value.nbytes > shard_bytes:
@@ -86,7 +86,7 @@ def save(model: CrossEncoder, folder: Path, about: dict[str, Any], shard_bytes: 
     (folder / "manifest.json").write_text(json.dumps({"files": files, **about}, indent=1) + "\n")
 
 
-def _packed(key: str, change: Tensor) -> dict[str, Tensor]:
+def packed(key: str, change: Tensor) -> dict[str, Tensor]:
     """A change as bytes with a scale a row; in float16 where it is a vector, or the head's."""
     if change.ndim < 2 or key.startswith("head."):
         return {key: change.half().contiguous()}

@@ -1,0 +1,1 @@
+"""Claims and yes/no questions, judged by the facts in memory."""

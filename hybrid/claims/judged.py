@@ -1,0 +1,84 @@
+"""A claim or a yes/no question, decided by the fact that supports or refutes it most clearly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from hybrid.answer import Decision
+from hybrid.asked_moment import asked_moment
+from hybrid.claims.verifier import Verdict, Verifier
+from hybrid.claims.wording import claim
+from hybrid.scope.reading import last_sentence
+from policies.claims import ClaimPolicy
+from stores.events import now
+from stores.records import Fact, Hit
+
+if TYPE_CHECKING:
+    from hybrid.memory import HybridMemory
+
+YES, NO = "Yes", "No"
+
+
+class Claims:
+    """Judges claims by one memory's facts."""
+
+    def __init__(self, memory: HybridMemory, policy: ClaimPolicy | None = None):
+        self.memory, self.policy = memory, policy or ClaimPolicy()
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Opened with the first claim."""
+        return Verifier()
+
+    def judge(self, query: str, decision: Decision, namespaces: Sequence[str] | None = None) -> Decision | None:
+        """The decision for a query that is answered with yes or no; None for any other.
+
+        The fact that decides it governs, whatever the scope classifier, which knows questions for values, found; if none does, none governs. Where
+        the store's reader is the one that ships, which can only copy values, the answer is given with the decision.
+
+        Args:
+            decision: the router's.
+            namespaces: those whose facts may decide; all if None.
+        """
+        started = time.perf_counter()
+        names = [name for hit in decision.candidates for name in (hit.fact.subject, *hit.fact.aliases)]
+        said = claim(last_sentence(query, *names)) or claim(query)
+        if said is None or not decision.candidates:
+            return None
+        governing = {hit.fact.id for hit in decision.governing}
+        bars = {hit.fact.id: self.policy.bar(hit.evidence, hit.similarity, hit.fact.id in governing) for hit in decision.candidates}
+        compared = [hit for hit in (*decision.governing, *decision.candidates) if bars.get(hit.fact.id) is not None]
+        moment = asked_moment(query) or now()
+        allowed = (hit for hit in compared if hit.fact.valid_at(moment) and (namespaces is None or hit.fact.namespace in namespaces))
+        compared = list({hit.fact.id: hit for hit in allowed}.values())[: self.policy.most]
+        verdicts = self.verifier.verdicts([hit.fact.statement for hit in compared], [said] * len(compared))
+        told = {hit.fact.id: (_told(hit, verdict), verdict) for hit, verdict in zip(compared, verdicts, strict=True)}
+        deciding = [each for each in told.values() if each[0].score >= (bars[each[0].fact.id] or 0)]
+        spent = (time.perf_counter() - started) * 1000
+        timings = decision.timings_ms | {"claim": spent, "route": decision.timings_ms["route"] + spent}
+        candidates = tuple(told[hit.fact.id][0] if hit.fact.id in told else hit for hit in decision.candidates)
+        judged = replace(decision, candidates=candidates, timings_ms=timings)
+        if not deciding:
+            return replace(judged, route="base", governing=())
+        best, verdict = max(deciding, key=lambda each: (each[0].score, each[0].fact.id))
+        reader = self.memory.router.reader
+        judged = replace(judged, governing=(best,), route=decision.route if decision.route == "weights" else reader)
+        if reader != "counterfactual" or not self.memory.answerer.reader.copies:
+            return judged
+        return replace(judged, route=reader, generation=0, said=answer(best.fact, verdict))
+
+
+def answer(fact: Fact, verdict: Verdict) -> str:
+    """Yes; or no, and what holds instead."""
+    if verdict.supported >= verdict.refuted:
+        return YES
+    return f"{NO}: {fact.target_new if '?' in fact.prompt else fact.statement.rstrip('.')}."
+
+
+def _told(hit: Hit, verdict: Verdict) -> Hit:
+    """The hit with the probability that the fact decides the claim as its score."""
+    return replace(hit, score=1 - verdict.open, evidence={**hit.evidence, "supported": verdict.supported, "refuted": verdict.refuted})
