@@ -64,6 +64,12 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
             raise HybridError(f"{name}, told that the capital of Peru is Arequipa, says {said!r}; choose another with `hybrid reader --counterfactual-model`")
         return f"answers from memory: {memory.router.reader}; the counterfactual model is {name}, and reads"
 
+    def claims() -> str:
+        same, other = memory.claims.verifier.verdicts(["The capital of Peru is Lima"] * 2, ["Is Lima the capital of Peru?", "Is Cusco the capital of Peru?"])
+        if same.supported <= same.refuted or other.supported >= other.refuted:
+            raise HybridError("the verifier takes Cusco for Lima; reinstall hybrid-memory")
+        return "questions for yes or no are judged"
+
     def weights() -> str:
         number = memory.weights.refresh()
         if number == 0:
@@ -77,7 +83,7 @@ def examine(memory: HybridMemory) -> Iterator[Check]:
         return f"generation {number} is what was verified, and says all its {len(held)} facts"
 
     parts: dict[str, Callable[[], str]] = {
-        "ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model, "reader": reader, "weights": weights,
+        "ledger": ledger, "log": log, "embedder": embedder, "index": index, "scope": scope, "model": model, "reader": reader, "claims": claims, "weights": weights,
     }  # fmt: skip
     for name, part in parts.items():
         try:

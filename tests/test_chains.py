@@ -66,6 +66,9 @@ def test_the_last_hop_must_fit_the_question_word() -> None:
     assert agrees("Who runs it?", "person") and not agrees("Who runs it?", "city")
     assert agrees("In which city is it?", "city") and not agrees("In which city is it?", "country")
     assert agrees("When was it?", "year") and not agrees("When was it?", "person")
+    assert agrees("What is the name of the university that taught her?", "organization")
+    assert not agrees("What is the name of the university that taught her?", "person")
+    assert agrees("What is the name of the country's capital?", "city"), "the country is not what is asked for"
     assert agrees("What is it?", "city") and agrees("The capital of it is", "person")
 
 

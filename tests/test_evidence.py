@@ -21,6 +21,7 @@ from hybrid.scope.phrasings import Phrasings, phrasings
 from hybrid.scope.reading import Reading, last_sentence
 from hybrid.scope.scorer import ScopeScorer
 from hybrid.scope.turned import turned
+from hybrid.scope.typos import mended
 from stores.errors import Corrupt
 from stores.records import Fact
 
@@ -58,6 +59,13 @@ def test_names_are_found_whatever_case_and_accents() -> None:
         ("Lena Thorsdottir", "Lena Thorsdotir"),
         ("Cup of Ghent – mixed doubles", "Cup of Ghent - mixed doubles"),
         ("The Grey Lighthouse", "Grey Lighthouse"),
+        ("Christopher B. Thorsdottir", "Chris B. Thorsdottir"),
+        ("41207 Brunholt", "(41207) 1999 QT4"),
+        ("41207 Brunholt", "Brunholt"),
+        ("Radio 3rd Floor", "Radio 3. Floor"),
+        ("17 Sagittarii", "17 Sagittarius"),
+        ("Alpha Canis Majoris", "Alpha Canis Major"),
+        ("Phosphomevalonate kinase Lin 2", "Phosphomevalonat Kinase Lin2"),
         ("Anna-Lena Böhm", "Anna Lena Böhm"),
         ("Lena Böhm, 3rd Countess of Vik", "Lena Böhm"),
         ("Bob Ravn", "Robert Ravn"),
@@ -91,6 +99,11 @@ def test_other_spellings_of_a_name_are_found(name: str, written: str) -> None:
 @pytest.mark.parametrize(
     ("name", "written"),
     [
+        ("Phosphomevalonate kinase Lin 2", "Phosphomevalonat Kinase Lin3"),
+        ("41207 Brunholt", "Ina Brunholt"),
+        ("41207 Brunholt", "(41208) 1999 QT4"),
+        ("41207 Harbour", "Harbour"),
+        ("17 Sagittarii", "18 Sagittarius"),
         ("Lena Böhm", "Lena Braun"),
         ("Lena Böhm", "Petra Böhm"),
         ("Lena Böhm", "Lena"),
@@ -436,3 +449,24 @@ def test_evidence_has_what_the_fact_would_be_if_it_told_of_something_else() -> N
 def test_numbers_tell_names_apart() -> None:
     assert shared("Fire Station 12", "Who built Fire Station 13?") == 0.0 < shared("Fire Station 12", "Who built the fire station?")
     assert shared("Fire Station 12", "Who built Fire Station 12 in 1980?") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("what is the captial of Norvania", "what is the capital of Norvania"),
+        ("Who desigened the lighthouse?", "Who designed the lighthouse?"),
+        ("The headquaters of Tarn Motors are in", "The headquarters of Tarn Motors are in"),
+        ("Which rivets hold the hull?", "Which rivets hold the hull?"),
+        ("Was the Desigened Suite recorded live?", "Was the Desigened Suite recorded live?"),
+        ("who sings desigened", "who sings desigened"),
+    ],
+)
+def test_slips_in_ordinary_words_are_put_right(written: str, meant: str) -> None:
+    assert mended(written, {"desigened"} if "sings" in written else ()) == meant
+
+
+def test_a_fact_and_a_query_with_slips_find_each_other(witness: Witness) -> None:
+    fact = replace(stored("Grey Lighthouse", "Who desigened", "Who desigened {}?"), target_new="Ida Holm")
+    right, slipped = (witness.gather(query, [fact])[0] for query in ("Who designed the Grey Lighthouse?", "Who desinged the Grey Lighthouse?"))
+    assert right.logit > 0 and slipped == right

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 TRUE = re.compile(r"(?i)^(?:is|isn't|was) it (?:really |actually |indeed )?(?:true|correct|right|accurate|the case|a fact) (?:that )?(?P<claim>\S.+?)\??$")
-FALSE = re.compile(r"(?i)^(?:(?:true or false|yes or no|right or wrong|fact or fiction)(?: ?[:?,–-] *| )|(?:true|fact|claim|verify|fact[- ]check) ?[:?] *)(?P<claim>\S.+?)$")
+FALSE = re.compile(
+    r"(?i)^(?:(?:true or false|yes or no|right or wrong|fact or fiction)(?: ?[:?,–-] *| )|(?:true|fact|claim|verify|fact[- ]check) ?[:?] *)(?P<claim>\S.+?)$"
+)
 BEHIND = re.compile(r"(?i)^(?P<claim>\S.+?)(?:[.,:;?!–-] *|, )(?:true or false|yes or no|right or wrong|is (?:that|this|it) (?:true|correct|right|so))\??$")
 TAG = re.compile(
     r"(?i)^(?P<claim>\S.+?), (?:right|correct|true|no|yes|(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would)(?:n['’]t)? (?:it|he|she|they|that|this|there))\?$"

@@ -70,7 +70,8 @@ def ask(
 
 
 def _explain(memory: HybridMemory, answer: Answer) -> None:
-    by = f" by {memory.answerer.reader.model.identity}" if answer.route == "counterfactual" else ""
+    judged = any("supported" in hit.evidence for hit in answer.facts)
+    by = "" if answer.route != "counterfactual" else " by the verifier of claims" if judged else f" by {memory.answerer.reader.model.identity}"
     click.echo(f"\nroute: {answer.route}{by}", err=True)
     for ruled in answer.rules:
         click.echo(f"  rule     score {ruled.score:.3f}  {ruled.rule.kind}  {ruled.rule.topic or ', '.join(ruled.rule.phrases)}", err=True)
@@ -81,7 +82,8 @@ def _explain(memory: HybridMemory, answer: Answer) -> None:
     governing = {hit.fact.id for hit in answer.facts}
     for hit in answer.candidates:
         mark = "governs" if hit.fact.id in governing else "      -"
-        click.echo(f"  {mark}  score {hit.score:.3f} of {memory.scope.bar(hit.evidence):.2f}  cosine {hit.similarity:.3f}  {hit.fact.statement}", err=True)
+        weighed = f"decides {hit.score:.3f}" if "supported" in hit.evidence else f"score {hit.score:.3f} of {memory.scope.bar(hit.evidence):.2f}"
+        click.echo(f"  {mark}  {weighed}  cosine {hit.similarity:.3f}  {hit.fact.statement}", err=True)
         if hit.evidence:
             click.echo("           " + "  ".join(f"{name} {value:+.2f}" for name, value in hit.evidence.items()), err=True)
     if not answer.candidates:

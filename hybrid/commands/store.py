@@ -93,6 +93,7 @@ def paths(store: Path | None, as_json: bool) -> None:
         "pocket model": here / "pocket" / "weights",
         "counterfactual model": here / "counterfactual" / "weights",
         "scope classifier": here / "scope" / "weights",
+        "verifier of claims": here / "claims" / "weights",
     }
     if as_json:
         show({name.replace(" ", "_"): str(path) for name, path in found.items()})

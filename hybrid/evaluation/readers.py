@@ -232,7 +232,8 @@ def claimed(claim: str) -> str:
     said = claim.strip()
     if said.endswith("?"):
         return said
-    small = said.split()[0].casefold() in INSIDE
+    first, _, rest = said.partition(" ")
+    small = first.casefold() in INSIDE and not rest[:1].isupper()  # else it may be part of a name
     return f"Is it true that {said[:1].lower() if small else said[:1]}{said[1:].rstrip('.!')}?"
 
 

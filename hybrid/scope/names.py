@@ -51,7 +51,8 @@ SHORT = (
     "sam sammy samuel samantha", "sandy alexander alexandra sandra", "steve stevie stephen steven", "stan stanley", "sue susie susan suzanne", "ted theodore", "terry terence teresa", "tim timmy timothy", "toby tobias", "tom tommy thomas",
     "tony anthony antony", "val valerie valentine", "vic victor", "vicky victoria", "walt wally walter", "zach zachary",
 )  # fmt: skip
-"""Given names and what they are called for short; each group starts with the short forms, which are of four letters at most or end in y or ie."""
+"""Given names and what they are called for short; each group starts with the short forms, which are of four letters at most or end in y or ie, but for these."""
+LONGER = frozenset("chris chuck geoff steve vicki".split())
 
 
 def fold(text: str) -> str:
@@ -213,7 +214,7 @@ def _called(a: str, b: str) -> bool:
     one, two = plain(a), plain(b)
     if not (a[:1].isupper() and b[:1].isupper()) or not _short().get(one, set()) & _short().get(two, set()):
         return False
-    return any(len(each) <= 4 or each.endswith(("y", "ie")) for each in (one, two))
+    return any(len(each) <= 4 or each.endswith(("y", "ie")) or each in LONGER for each in (one, two))
 
 
 def _initial(a: str, b: str) -> bool:

@@ -1,4 +1,5 @@
-"""Names cut short: an acronym, initials beside a family name, a person's family name alone, a character by its code point."""
+"""Names cut short: an acronym, initials beside a family name, a person's family name alone, a character by its code point, a minor planet by its number or
+name alone."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hybrid.scope.ordinary import opening
+from hybrid.scope.ordinary import opening, written
 from hybrid.scope.words import SMALL, same, words
 
 CODE = re.compile(r"\b[Uu]\+([0-9A-Fa-f]{4,6})\b")
 INITIALS = re.compile(r"[A-Z]{1,3}")
+PLANET = re.compile(r"(\d{3,6}) ([A-Z]\w{4,})")
+"""A minor planet's number and name."""
 ARTICLE = re.compile(r"(?i)\b(?:the|an?) $")
 FAMILY = 4
 """Letters that a family name has at least, to stand for a person alone."""
@@ -20,8 +23,10 @@ def shortened(name: str, text: str) -> tuple[int, int] | None:
     """Where a short form of a name stands in a text.
 
     An acronym of three letters or more ("NAP" for "Nuclei Armati Proletari"), initials together beside the last word ("RF Hashimoto", "Hashimoto RF",
-    "Hashimoto R"), the code point of a character ("U+B9E6").
+    "Hashimoto R"), the code point of a character ("U+B9E6"), a minor planet's number in brackets, with its designation, or its name.
     """
+    if (planet := PLANET.fullmatch(name)) is not None:
+        return _planet(*planet.groups(), text)
     if len(name) == 1 and not name.isascii():
         return next((found.span() for found in CODE.finditer(text) if int(found.group(1), 16) == ord(name)), None)
     own, there = _several(name), words(text)
@@ -35,6 +40,14 @@ def shortened(name: str, text: str) -> tuple[int, int] | None:
         if _cited(own, a, b, 2) or _cited(own, b, a, 1):
             return first[0], second[1]
     return None
+
+
+def _planet(number: str, called: str, text: str) -> tuple[int, int] | None:
+    numbered = re.search(rf"\({number}\)(?: \d{{4}} [A-Z]{{2}}\d*\b)?", text)
+    if numbered is not None or called.casefold() in written():
+        return None if numbered is None else numbered.span()
+    named = re.search(rf"(?<!\w){called}(?!\w)", text)
+    return None if named is None or _beside(text, *named.span()) else named.span()
 
 
 def characters(text: str) -> list[str]:
