@@ -50,7 +50,7 @@ def main(out: Path | None) -> None:
         "right_fact": round(counts["right_fact"] / counts["decided"], 4),
         "left_to_the_model": round(counts["left_to_the_model"] / counts["open"], 4),
     }
-    write({"command": "python bench/claims.py", "facts": len(kept), **counts, "shares": figures}, out)
+    write(out, {"command": "python bench/claims.py", "facts": len(kept), **counts, "shares": figures})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision
-from hybrid.asked_moment import asked_moment
+from hybrid.asked_moment import asked_moment, undated
 from hybrid.claims.verifier import Verdict, Verifier
 from hybrid.claims.wording import claim
 from hybrid.scope.reading import last_sentence
@@ -55,7 +55,7 @@ class Claims:
         moment = asked_moment(query) or now()
         allowed = (hit for hit in compared if hit.fact.valid_at(moment) and (namespaces is None or hit.fact.namespace in namespaces))
         compared = list({hit.fact.id: hit for hit in allowed}.values())[: self.policy.most]
-        verdicts = self.verifier.verdicts([hit.fact.statement for hit in compared], [said] * len(compared))
+        verdicts = self.verifier.verdicts([hit.fact.statement for hit in compared], [_asked(said, hit.fact) for hit in compared])
         told = {hit.fact.id: (_told(hit, verdict), verdict) for hit, verdict in zip(compared, verdicts, strict=True)}
         deciding = [each for each in told.values() if each[0].score >= (bars[each[0].fact.id] or 0)]
         spent = (time.perf_counter() - started) * 1000
@@ -77,6 +77,11 @@ def answer(fact: Fact, verdict: Verdict) -> str:
     if verdict.supported >= verdict.refuted:
         return YES
     return f"{NO}: {fact.target_new if '?' in fact.prompt else fact.statement.rstrip('.')}."
+
+
+def _asked(said: str, fact: Fact) -> str:
+    """The claim; without its date beside a fact with a period, which has been heeded."""
+    return undated(said, fact.statement) if fact.valid_from or fact.valid_to else said
 
 
 def _told(hit: Hit, verdict: Verdict) -> Hit:
