@@ -14,13 +14,13 @@ class ClaimPolicy:
         ValueError: if one of them is no probability.
     """
 
-    governing: float = 0.3
+    governing: float = 0.7
     """For a fact that governs the query as it stands."""
-    named: float = 0.5
+    named: float = 0.75
     """For one whose name stands in the claim."""
-    partly: float = 0.9
+    partly: float = 0.8
     """For one of whose name a third of the words or more stand there."""
-    alike: float = 0.95
+    alike: float = 0.85
     """For one of whose name less stands there, whose statement is about as near to the claim as `near`."""
     near: float = 0.5
     """Cosine of the two."""

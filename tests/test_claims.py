@@ -38,6 +38,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HybridMemory]:
         ("so, is the pump made in Brno?", "So, is the pump made in Brno?"),
         ("Isn't the pump made in Brno?", "Isn't the pump made in Brno?"),
         ("Do we use Debian?", "Do we use Debian?"),
+        ("Was it Ada Holm who made the pump?", "Was it Ada Holm who made the pump?"),
     ],
 )
 def test_what_wants_yes_or_no_is_a_claim(query: str, wanted: str) -> None:

@@ -13,11 +13,14 @@ TAG = re.compile(
     r"(?i)^(?P<claim>\S.+?), (?:right|correct|true|no|yes|(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would)(?:n['’]t)? (?:it|he|she|they|that|this|there))\?$"
 )
 ASKED = re.compile(
-    r"(?i)^(?:(?:so|and|but|well|then|hey|hi|now|ok|okay),? )*(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should)(?:n['’]t)? (?P<rest>\S.+?)\?$"
+    r"(?i)^(?:(?:so|and|but|well|then|hey|hi|now|ok|okay),? )*(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|must)(?:n['’]t)? (?P<rest>\S.+?)\?$"
 )
-REQUEST = re.compile(r"(?i)^(?:you|i|u|anyone|anybody|someone|somebody|any of you)\b(?! (?:use|have|own|belong|report)\b)")
+REQUEST = re.compile(r"(?i)^(?:you|i|u|anyone|anybody|someone|somebody|any of you)\b(?! (?:use|have|own|belong|report|get to|need to)\b)")
 """What stands behind the verb of a question that asks for more than yes or no ("Do you know ...", "Can I ask ...")."""
-INDIRECT = re.compile(r"(?i)\b(?:who|whom|whose|what|which|when|where|why|how)\b|\bor\b")
+INDIRECT = re.compile(
+    r"(?i)\b(?:know|known|tell|told|says?|said|clear|remembers?|recall|idea|sure|certain|explain|reveal(?:ed)?|recorded|documented|decided|public|word) "
+    r"(?:\w+ ){0,3}?(?:who|whom|whose|what|which|when|where|why|how)\b|\bor\b"
+)
 """What makes it ask for a thing ("Is it known who ..."), or for one of two."""
 
 

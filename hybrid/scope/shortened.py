@@ -26,7 +26,7 @@ def shortened(name: str, text: str) -> tuple[int, int] | None:
     "Hashimoto R"), the code point of a character ("U+B9E6"), a minor planet's number in brackets, with its designation, or its name.
     """
     if (planet := PLANET.fullmatch(name)) is not None:
-        return _planet(*planet.groups(), text)
+        return _planet(planet.group(1), planet.group(2), text)
     if len(name) == 1 and not name.isascii():
         return next((found.span() for found in CODE.finditer(text) if int(found.group(1), 16) == ord(name)), None)
     own, there = _several(name), words(text)
