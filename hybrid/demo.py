@@ -13,6 +13,10 @@ PHRASINGS = (
     "The government of Australia is based in",
     "Which city is Australia's capital?",
 )
+CLAIMS = (
+    "Is Sydney the capital of Australia?",
+    "Is it true that Australia is governed from Canberra?",
+)
 NEIGHBOURS = (
     "What is the capital of Austria?",
     "What is the official language of Australia?",
@@ -35,7 +39,9 @@ class Row:
 
 def play(memory: HybridMemory) -> Iterator[Row | str]:
     """Rows of the transcript, and between them what happens, as text."""
-    queries = [(q, "same fact") for q in PHRASINGS] + [(q, "neighbour") for q in NEIGHBOURS] + [(q, "unrelated") for q in UNRELATED]
+    queries = (
+        [(q, "same fact") for q in PHRASINGS] + [(q, "claim") for q in CLAIMS] + [(q, "neighbour") for q in NEIGHBOURS] + [(q, "unrelated") for q in UNRELATED]
+    )
     before = {query: memory.ask(query).text for query, _ in queries}
     yield f"The model believes: Q: {PHRASINGS[0]}  A: {before[PHRASINGS[0]]}"
     added = memory.add_fact("Australia capital", "Canberra")

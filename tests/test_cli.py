@@ -107,7 +107,7 @@ def test_doctor_paths_and_completion(store: Path) -> None:
     run("add-fact", "Freedonia capital", "Sylvan", store=store)
     done = run("doctor", store=store)
     assert done.exit_code == 0, done.output
-    assert done.stdout.count("ok ") == 8
+    assert done.stdout.count("ok ") == 9
     assert str(store) in run("paths", store=store).stdout
     assert "_hybrid_completion" in run("completion", "bash").stdout
 
@@ -118,7 +118,8 @@ def test_demo() -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     rows = [line for line in lines if "kind" in line]
     assert {row["after"] for row in rows if row["kind"] == "same fact"} == {"Canberra"}
-    assert all(row["before"] == row["after"] and row["route"] == "base" for row in rows if row["kind"] != "same fact")
+    assert all(row["before"] == row["after"] and row["route"] == "base" for row in rows if row["kind"] not in ("same fact", "claim"))
+    assert [row["after"].split(":")[0] for row in rows if row["kind"] == "claim"] == ["No", "Yes"]
     assert "Sydney" in next(line["event"] for line in lines if "event" in line)
 
 

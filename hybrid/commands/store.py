@@ -135,6 +135,7 @@ def demo(as_json: bool) -> None:
 
 TITLES = {
     "same fact": "The same fact in other words: the memory answers",
+    "claim": "Yes or no: the fact decides",
     "neighbour": "Its neighbours: the model answers as before",
     "unrelated": "Anything else: the model answers as before",
 }
