@@ -100,7 +100,8 @@ def evaluations() -> str:
         "they are among the 400. KnowEdit files hold several "
         "edits of one subject that contradict each other, and queries for the edited fact itself among those that should not change. MQuAKE's unedited hops are given "
         "as facts. `natural` (`bench/natural.json`, in the format `cf-hard`) is the project's own: 140 facts of many relations, each with three queries about it, two about "
-        "other subjects and three about something else of its subject, written apart from what the classifier is trained on."
+        "other subjects and three about something else of its subject, written apart from what the classifier is trained on; "
+        "`claims` (`bench/claims.json`, in the format `fever`), too: 120 statements, the first half of which are edits, with claims and questions that they answer with yes or no."
     )
     current = load("editors.json")["model"]["weights_hash"][:12]
     old = sorted({r["method"].partition(",")[0] for results in files.values() for r in results if current not in r["settings"]["model"]})
