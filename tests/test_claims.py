@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.claims.pairs import OPEN, REFUTED, SUPPORTED, Drawer, question, records
-from hybrid.claims.train import accuracy
+from hybrid.claims.train import accuracy, work
 from hybrid.claims.verifier import FILE, WEIGHTS, Verifier
 from hybrid.claims.wording import claim
 from hybrid.memory import HybridMemory
@@ -141,3 +141,11 @@ def test_thresholds_are_probabilities() -> None:
     policy = ClaimPolicy()
     assert policy.bar(near, 0.1, False) is None and policy.bar({**near, "named": 1.0, "longer": 1.0}, 0.9, False) is None
     assert policy.bar(near, 0.1, True) == policy.governing < policy.bar({**near, "named": 1.0}, 0.1, False) < policy.bar({**near, "shared": 0.5}, 0.1, False)
+
+
+def test_a_short_training_is_saved_and_read_back(tmp_path: Path) -> None:
+    work(0, 1, tmp_path / "weights", pairs=48, rows=16, lr=1e-3, bfloat16=False)
+    said = Verifier(tmp_path / "weights").verdicts(["The lamp is red."] * 2, ["The lamp is red.", "Is the lamp green?"])
+    assert [round(sum(verdict), 4) for verdict in said] == [1.0, 1.0]
+    shipped = Verifier().verdicts(["The lamp is red."], ["The lamp is red."])
+    assert said[0] != shipped[0], "it is not the one that ships"

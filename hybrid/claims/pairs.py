@@ -112,15 +112,12 @@ class Drawer:
         stated = _sentence(relation, template, subject, target, rng)
         label = rng.choices((REFUTED, SUPPORTED, OPEN), (4, 4, 2))[0]
         if label == OPEN:
-            told = relation
-            if rng.random() < 0.4:
-                subject = invent(relation.subject_type, rng)
-            else:
-                told = rng.choice([each for each in self.lexicon if each.subject_type == relation.subject_type])
-                label = SUPPORTED if told is relation else OPEN
-                if told is not relation and ambiguous(relation.id, told.id):
-                    return self.phrased(rng)
-            return Pair(stated, _claim(told, subject, target if rng.random() < 0.5 or told is relation else invent(told.target_type, rng), rng), label)
+            others = [each for each in self.lexicon if each.subject_type == relation.subject_type and each is not relation]
+            others = [each for each in others if not ambiguous(relation.id, each.id)]
+            if not others or rng.random() < 0.4:  # of somebody else
+                return Pair(stated, _claim(relation, invent(relation.subject_type, rng), target, rng), label)
+            told = rng.choice(others)
+            return Pair(stated, _claim(told, subject, target if rng.random() < 0.5 else invent(told.target_type, rng), rng), label)
         said = target if label == SUPPORTED else invent(relation.target_type, rng)
         if said != target and said.casefold() in target.casefold():
             return self.phrased(rng)
