@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from hybrid.claims.pairs import OPEN, REFUTED, SUPPORTED, Drawer, question, records
+from hybrid.claims.reverse import reverse
 from hybrid.claims.train import accuracy, work
 from hybrid.claims.verifier import FILE, WEIGHTS, Verifier
 from hybrid.claims.wording import claim
 from hybrid.memory import HybridMemory
+from hybrid.request import from_cue
 from policies.claims import ClaimPolicy
 from stores.errors import Corrupt
 
@@ -149,3 +151,28 @@ def test_a_short_training_is_saved_and_read_back(tmp_path: Path) -> None:
     assert [round(sum(verdict), 4) for verdict in said] == [1.0, 1.0]
     shipped = Verifier().verdicts(["The lamp is red."], ["The lamp is red."])
     assert said[0] != shipped[0], "it is not the one that ships"
+
+
+@pytest.mark.parametrize(
+    ("cue", "target", "claimed", "turned"),
+    [
+        ("Rosa Tveit reports to", "Nils Aas", "Does Nils Aas report to Rosa Tveit?", True),
+        ("Rosa Tveit reports to", "Nils Aas", "Is Rosa Tveit the manager of Nils Aas?", True),
+        ("Rosa Tveit reports to", "Nils Aas", "Is Nils Aas Rosa Tveit's manager?", False),
+        ("Rosa Tveit reports to", "Nils Aas", "Does Rosa Tveit report to Nils Aas?", False),
+        ("Rosa Tveit mother", "Siri Tveit", "Rosa Tveit is the mother of Siri Tveit.", True),
+        ("Rosa Tveit spouse", "Nils Aas", "Is Nils Aas married to Rosa Tveit?", False),
+        ("Norvania capital", "Ostmark", "Is Norvania the capital of Ostmark?", True),
+        ("Norvania capital", "Ostmark", "Is Ostmark the capital of Norvania?", False),
+        ("Norvania capital", "Ostmark", "Is Quill the capital of Norvania?", False),
+    ],
+)
+def test_a_fact_turned_round_is_told_from_the_order_of_words(cue: str, target: str, claimed: str, turned: bool) -> None:
+    assert reverse(claimed, from_cue(cue, target).checked().to_fact("1", "t", "")) is turned
+
+
+def test_a_fact_turned_round_is_refuted(store: Path) -> None:
+    with HybridMemory(store, author="t") as memory:
+        memory.add_fact("Rosa Tveit reports to", "Nils Aas")
+        assert memory.ask("Does Rosa Tveit report to Nils Aas?").text == "Yes"
+        assert memory.ask("Does Nils Aas report to Rosa Tveit?").text.startswith("No: ")

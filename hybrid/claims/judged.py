@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision
 from hybrid.asked_moment import asked_moment, undated
+from hybrid.claims.reverse import reverse
 from hybrid.claims.verifier import Verdict, Verifier
 from hybrid.claims.wording import claim
 from hybrid.scope.reading import last_sentence
@@ -69,12 +70,12 @@ class Claims:
         judged = replace(judged, governing=(best,), route=decision.route if decision.route == "weights" else reader)
         if reader != "counterfactual" or not self.memory.answerer.reader.copies:
             return judged
-        return replace(judged, route=reader, generation=0, said=answer(best.fact, verdict))
+        return replace(judged, route=reader, generation=0, said=answer(said, best.fact, verdict))
 
 
-def answer(fact: Fact, verdict: Verdict) -> str:
+def answer(said: str, fact: Fact, verdict: Verdict) -> str:
     """Yes; or no, and what holds instead."""
-    if verdict.supported >= verdict.refuted:
+    if verdict.supported >= verdict.refuted and not reverse(said, fact):
         return YES
     return f"{NO}: {fact.target_new if '?' in fact.prompt else fact.statement.rstrip('.')}."
 
