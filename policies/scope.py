@@ -42,9 +42,13 @@ class ScopePolicy:
 
     def govern(self, hits: Sequence[Hit], moment: str, namespaces: Sequence[str] | None = None) -> list[Hit]:
         """The facts that govern, best first; facts that are not valid at the moment or belong to others never do."""
-        allowed = [h for h in hits if h.fact.valid_at(moment) and (namespaces is None or h.fact.namespace in namespaces)]
-        firing = sorted((h for h in allowed if h.score >= self.bar(h.evidence)), key=lambda h: (-h.score, h.fact.id))
+        firing = sorted((h for h in in_force(hits, moment, namespaces) if h.score >= self.bar(h.evidence)), key=lambda h: (-h.score, h.fact.id))
         return [h for h in firing if h.score >= firing[0].score - self.margin][: self.most]
+
+
+def in_force(hits: Sequence[Hit], moment: str, namespaces: Sequence[str] | None = None) -> list[Hit]:
+    """The hits whose facts are valid at the moment, and belong to one of the namespaces if any are named."""
+    return [h for h in hits if h.fact.valid_at(moment) and (namespaces is None or h.fact.namespace in namespaces)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,9 @@ NAMED = re.compile(r"(?i)^\W*what (?:is|was|are|were) the names? of the (?P<noun
 
 def noun(question: str) -> str | None:
     """The noun behind "which", "what" or "what is the name of the", if it is one that tells a type."""
-    match = NAMED.match(question) or ASKS.match(question)
-    said = (match["noun"] or "").casefold() if match is not None and match.groupdict().get("word", "what").casefold() in ("which", "what") else ""
+    named, match = NAMED.match(question), ASKS.match(question)
+    found = named or (match if match is not None and match["word"].casefold() in ("which", "what") else None)
+    said = (found["noun"] or "").casefold() if found is not None else ""
     return said if said in NOUNS else None
 
 

@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hybrid.answer import Decision
-from hybrid.asked_moment import asked_moment, undated
+from hybrid.asked_moment import undated
 from hybrid.claims.reverse import reverse
 from hybrid.claims.verifier import Verdict, Verifier
 from hybrid.claims.wording import claim
 from hybrid.scope.reading import last_sentence
 from policies.claims import ClaimPolicy
+from policies.scope import in_force
 from stores.events import now
 from stores.records import Fact, Hit
 
@@ -35,7 +36,7 @@ class Claims:
         """Opened with the first claim."""
         return Verifier()
 
-    def judge(self, query: str, decision: Decision, namespaces: Sequence[str] | None = None) -> Decision | None:
+    def judge(self, query: str, decision: Decision, namespaces: Sequence[str] | None = None, moment: str | None = None) -> Decision | None:
         """The decision for a query that is answered with yes or no; None for any other.
 
         The fact that decides it governs, whatever the scope classifier, which knows questions for values, found; if none does, none governs. Where
@@ -44,18 +45,19 @@ class Claims:
         Args:
             decision: the router's.
             namespaces: those whose facts may decide; all if None.
+            moment: ISO 8601 time at which facts must be valid; now if None.
         """
+        if not decision.candidates:
+            return None
         started = time.perf_counter()
         names = [name for hit in decision.candidates for name in (hit.fact.subject, *hit.fact.aliases)]
         said = claim(last_sentence(query, *names)) or claim(query)
-        if said is None or not decision.candidates:
+        if said is None:
             return None
         governing = {hit.fact.id for hit in decision.governing}
         bars = {hit.fact.id: self.policy.bar(hit.evidence, hit.similarity, hit.fact.id in governing) for hit in decision.candidates}
         compared = [hit for hit in (*decision.governing, *decision.candidates) if bars.get(hit.fact.id) is not None]
-        moment = asked_moment(query) or now()
-        allowed = (hit for hit in compared if hit.fact.valid_at(moment) and (namespaces is None or hit.fact.namespace in namespaces))
-        compared = list({hit.fact.id: hit for hit in allowed}.values())[: self.policy.most]
+        compared = list({hit.fact.id: hit for hit in in_force(compared, moment or now(), namespaces)}.values())[: self.policy.most]
         verdicts = self.verifier.verdicts([hit.fact.statement for hit in compared], [_asked(said, hit.fact) for hit in compared])
         told = {hit.fact.id: (_told(hit, verdict), verdict) for hit, verdict in zip(compared, verdicts, strict=True)}
         deciding = [each for each in told.values() if each[0].score >= (bars[each[0].fact.id] or 0)]

@@ -21,8 +21,10 @@ APART = 8
 """Of so many records, one is not trained on."""
 REFUTED, SUPPORTED, OPEN = range(3)
 """Labels, in the order of `hybrid.claims.verifier.Verdict`."""
-VERB = re.compile(r"^(?P<verb>is|are|was|were|has|have|had|can|will|belongs|lies)\b")
+VERB = re.compile(r"^(?P<verb>is|are|was|were|has|have|had|can|will)\b")
+"""Of a statement that begins with its subject, the verb behind it, which can stand before it in a question."""
 ENDING = re.compile(r"^(?P<rest>.+) (?P<verb>is|are|was|were)$")
+"""A statement that ends with its verb, the value behind it."""
 
 
 class Pair(NamedTuple):
@@ -146,10 +148,10 @@ def _claim(relation: Relation, subject: str, target: str, rng: random.Random) ->
 def question(template: str, subject: str, target: str, rng: random.Random) -> str | None:
     """A yes/no question made of a statement's wording, if its verb can stand first."""
     before, _, after = template.partition("{}")
-    if not before and (found := VERB.match(after.strip())) is not None and found["verb"] not in ("belongs", "lies"):
+    if not before and (found := VERB.match(after.strip())) is not None:
         return f"{found['verb'].capitalize()} {subject} {after.strip()[found.end() :].strip()} {target}?"
     ending = ENDING.match(fill(template, subject))
-    if ending is None or after.strip().count(" is"):
+    if ending is None or " is" in after.strip():
         return None
     rest = ending["rest"]
     rest = rest[:1].lower() + rest[1:] if rest.startswith("The ") else rest

@@ -14,7 +14,7 @@ from hybrid.claims.pairs import OPEN, Drawer, Pair, records
 from hybrid.claims.verifier import WEIGHTS, Network, Verifier, save
 from hybrid.parallel import share_gradients, together
 from hybrid.scope.scorer import ScopeScorer, tokenize
-from hybrid.scope.train import CALIBRATE, SCORE
+from hybrid.scope.train import CALIBRATE, SCORE, batched
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,7 @@ def work(rank: int, workers: int, weights: Path, pairs: int, rows: int, lr: floa
     network.train()
     while step < steps:
         rng = random.Random(f"claims/{step // 16}")
-        drawn = sorted((drawer.draw(rng) for _ in range(16 * rows)), key=lambda pair: len(pair.statement) + len(pair.claim))
-        batches = [drawn[at : at + rows] for at in range(0, len(drawn), rows)]
-        rng.shuffle(batches)
-        for batch in batches[: steps - step]:
+        for batch in batched([drawer.draw(rng) for _ in range(16 * rows)], rows, rng)[: steps - step]:
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, (step + 1) / 100, (steps - step) / (0.9 * steps))
             mine = batch[rank::workers]

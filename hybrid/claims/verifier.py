@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hybrid.embedder import file_hash
-from hybrid.scope.scorer import SCALE, CrossEncoder, ScopeScorer, packed, tokenize
+from hybrid.scope.scorer import CrossEncoder, ScopeScorer, packed, pooled, tokenize, unpacked
+from hybrid.scope.stages import classifier
 from stores.errors import Corrupt
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -64,19 +65,12 @@ class Network(nn.Module):
 
     def forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """Logits (n, 3) of tokenized pairs."""
-        hidden = self.body(**tokens).last_hidden_state
-        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        logits: Tensor = self.head((hidden * mask).sum(1) / mask.sum(1))
+        logits: Tensor = self.head(pooled(self.body, tokens))
         return logits
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What differs from the classifier, by name."""
         return ((name, each) for name, each in self.named_parameters() if each.requires_grad)
-
-
-def classifier_hash() -> str:
-    """Of the classifier's weights that ship."""
-    return " ".join(ScopeScorer().about["files"].values())
 
 
 def save(network: Network, folder: Path, about: dict[str, object]) -> None:
@@ -86,7 +80,7 @@ def save(network: Network, folder: Path, about: dict[str, object]) -> None:
     for name, each in network.trained():
         tensors |= packed(name, each.detach())
     save_file(tensors, folder / FILE)
-    known = {"file": file_hash(folder / FILE), "classifier": classifier_hash(), **about}
+    known = {"file": file_hash(folder / FILE), "classifier": classifier(ScopeScorer()), **about}
     (folder / MANIFEST).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
@@ -106,13 +100,14 @@ class Verifier:
         about = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         if about["file"] != file_hash(self.folder / FILE):
             raise Corrupt(f"{self.folder / FILE} does not match its manifest; reinstall hybrid-memory")
-        if about["classifier"] != classifier_hash():
+        scorer = ScopeScorer()
+        if about["classifier"] != classifier(scorer):
             raise Corrupt(f"{self.folder} was trained with another scope classifier; reinstall hybrid-memory, or `python -m hybrid.claims.train`")
-        start, tok = ScopeScorer().network
-        network, state = Network(start), {key: value.float() for key, value in load_file(self.folder / FILE).items()}
+        start, tok = scorer.network
+        network, state = Network(start), load_file(self.folder / FILE)
         with torch.no_grad():
             for name, each in network.trained():
-                each.copy_(state[name] * state.get(name + SCALE, torch.ones(1)))
+                each.copy_(unpacked(name, state))
         return network.eval(), tok
 
     @torch.inference_mode()

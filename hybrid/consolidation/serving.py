@@ -26,8 +26,9 @@ def decide(memory: HybridMemory, query: str, route: str | None, namespaces: Sequ
     """
     if route == "weights" and not memory.weights.refresh():
         raise HybridError("there is no route 'weights' as long as no generation is live; `hybrid consolidate` makes one")
-    decision = memory.router.route(query, force=route, namespaces=namespaces, moment=asked_moment(query))
-    judged = memory.claims.judge(query, decision, namespaces) if route is None else None
+    moment = asked_moment(query)
+    decision = memory.router.route(query, force=route, namespaces=namespaces, moment=moment)
+    judged = memory.claims.judge(query, decision, namespaces, moment) if route is None else None
     decision = judged or decision
     if decision.route != "counterfactual":  # whose model has no generations, and must not make the other one load
         decision = replace(decision, generation=0 if route == "base" else memory.weights.refresh())

@@ -53,7 +53,8 @@ class Witness:
     def readings(self, query: str, facts: Sequence[Fact]) -> list[Reading]:
         """Each fact beside the query, slips of the pen put right in both."""
         names = {word for fact in facts for name in (fact.subject, *fact.aliases) for word in WORD.findall(fold(name))}
-        query, facts = mended(query, names), [replace(fact, prompt=mended(fact.prompt, names)) for fact in facts]
+        query, prompts = mended(query, names), [mended(fact.prompt, names) for fact in facts]
+        facts = [fact if prompt == fact.prompt else replace(fact, prompt=prompt) for fact, prompt in zip(facts, prompts, strict=True)]
         guesses = self._guessed(query, [fact for fact in facts if find(fact.relation) is None])
         return [Reading.of(query, fact, self.phrasings.hidden, guesses.get(fact.statement)) for fact in facts]
 

@@ -7,7 +7,7 @@ a delta whose checksum the manifest knows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,15 @@ class CrossEncoder(nn.Module):
 
     def forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """Logits (n,) of tokenized pairs."""
-        hidden = self.body(**tokens).last_hidden_state
-        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        logits: Tensor = self.head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
+        logits: Tensor = self.head(pooled(self.body, tokens)).squeeze(-1)
         return logits
+
+
+def pooled(body: Any, tokens: dict[str, Tensor]) -> Tensor:
+    """The mean state (n, d) of the tokens of each pair."""
+    hidden: Tensor = body(**tokens).last_hidden_state
+    mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1)
 
 
 def tokenizer() -> Any:
@@ -94,6 +99,11 @@ def packed(key: str, change: Tensor) -> dict[str, Tensor]:
     return {key: (change / scale.float()).round().clamp(-127, 127).to(torch.int8).contiguous(), key + SCALE: scale}
 
 
+def unpacked(key: str, state: Mapping[str, Tensor]) -> Tensor:
+    """What `packed` wrote."""
+    return state[key].float() * state.get(key + SCALE, torch.ones(1)).float()
+
+
 class ScopeScorer:
     """Loads the shipped (or another) classifier and scores pairs."""
 
@@ -120,14 +130,14 @@ class ScopeScorer:
         for name, expected in self.about["files"].items():
             if file_hash(self.folder / name) != expected:
                 raise Corrupt(f"{self.folder / name} does not match its manifest; reinstall hybrid-memory")
-            state |= {key: value.float() for key, value in load_file(self.folder / name).items()}
+            state |= load_file(self.folder / name)
         trained = {key: each for key, each in model.named_parameters() if each.requires_grad}
         if missing := set(trained) - set(state):
             raise Corrupt(f"{self.folder} lacks {len(missing)} parameters of the scope classifier; reinstall hybrid-memory")
         whole = not any(key.endswith(SCALE) for key in state)  # how earlier versions stored what a user had trained
         with torch.no_grad():
             for key, value in trained.items():
-                change = state[key] * state.get(key + SCALE, torch.ones(1))
+                change = unpacked(key, state)
                 value.copy_(change if whole or key.startswith("head.") else value + change)
         return model.eval(), tokenizer()
 

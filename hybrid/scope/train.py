@@ -11,9 +11,10 @@ import json
 import logging
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import click
 import torch
@@ -30,6 +31,7 @@ from hybrid.scope.pairs import Pair, PairMaker
 from hybrid.scope.scorer import CrossEncoder, ScopeScorer, save, tokenize, tokenizer
 
 log = logging.getLogger(__name__)
+P = TypeVar("P", bound=tuple[Any, ...])
 
 CALIBRATE = ("P57", "P169", "P246", "price")
 SCORE = ("P50", "P84", "P166", "P463", "deadline")
@@ -88,6 +90,14 @@ def _load_state(path: Path, model: CrossEncoder, optimizer: torch.optim.Optimize
             saved["state"].setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(saved)
     return int(json.loads(path.with_suffix(".json").read_text())["step"])
+
+
+def batched(pairs: Iterable[P], rows: int, rng: random.Random) -> list[list[P]]:
+    """Pairs in batches whose two texts are of like length together, the batches in any order."""
+    found = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    batches = [found[at : at + rows] for at in range(0, len(found), rows)]
+    rng.shuffle(batches)
+    return batches
 
 
 class Drawer(Protocol):
@@ -151,10 +161,7 @@ def work(
         model.body.forward = torch.compile(model.body.forward, dynamic=True)
     while step < steps:
         rng = random.Random(f"scope/{step // 16}")
-        drawn = sorted((maker.draw(rng) for _ in range(16 * rows)), key=lambda pair: len(pair.statement) + len(pair.query))
-        batches = [drawn[at : at + rows] for at in range(0, len(drawn), rows)]
-        rng.shuffle(batches)
-        batches = [batch[rank::workers] for batch in batches]
+        batches = [batch[rank::workers] for batch in batched([maker.draw(rng) for _ in range(16 * rows)], rows, rng)]
         for batch in batches:
             share = min(1.0, (step + 1) / 60, (steps - step) / (0.7 * steps))
             for group in optimizer.param_groups:

@@ -9,8 +9,8 @@ from functools import lru_cache
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from hybrid.embedder import minilm_folder
 from hybrid.scope.ordinary import worded, written
-from hybrid.scope.scorer import tokenizer
 
 LONG, LONGER = 6, 9
 """Letters of a word in which two letters that changed places show, and in which one that is missing, too many or another does; shorter words are one letter
@@ -44,7 +44,7 @@ def _meant(word: str) -> str:
 
 @lru_cache(maxsize=1)
 def _vocabulary() -> frozenset[str]:
-    return frozenset(tokenizer().get_vocab())
+    return frozenset((minilm_folder() / "vocab.txt").read_text(encoding="utf-8").split())
 
 
 @lru_cache(maxsize=1)

@@ -47,12 +47,12 @@ def words(text: str) -> tuple[tuple[str, tuple[int, int]], ...]:
 
 @lru_cache(maxsize=65536)
 def plain(word: str, written_out: bool = False) -> str:
-    """A word without case, accents and apostrophes, umlauts bare or `written_out`; an abbreviation in full, an
-    ordinal as its number ("3rd", as in "3.")."""
+    """A word without case, accents and apostrophes, umlauts bare or `written_out`; an abbreviation in full, an ordinal as its number ("3rd", as in "3.")."""
     letters = LETTERS | UMLAUTS if written_out else LETTERS
     spelt = "".join(letters.get(c, c) for c in word.lower() if c not in "'’")
     bare = "".join(c for c in unicodedata.normalize("NFKD", spelt) if not unicodedata.combining(c))
-    return WHOLE.get(bare) or CONSTELLATIONS.get(bare, bare) if not (counted := ORDINAL.fullmatch(bare)) else counted.group(1)
+    counted = ORDINAL.fullmatch(bare)
+    return counted.group(1) if counted is not None else WHOLE.get(bare) or CONSTELLATIONS.get(bare, bare)
 
 
 def same(a: str, b: str) -> bool:
